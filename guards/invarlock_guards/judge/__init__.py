@@ -1,0 +1,1 @@
+"""Judges: pure functions from evidence and policy to a result; no torch."""

@@ -1,0 +1,1 @@
+"""Measures: from two models to evidence; these need torch."""

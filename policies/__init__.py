@@ -1,0 +1,1 @@
+"""Shipped data: tiers, profiles, suites, presets, tuned parameters and JSON Schemas."""

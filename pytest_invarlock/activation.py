@@ -1,0 +1,139 @@
+"""What this session was asked for: settings, suites and node ids, read before anything heavy."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.stash import ACTIVATION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_invarlock.policy.settings import Settings
+    from pytest_invarlock.policy.suite import Suite
+
+NODE_HEAD = "invarlock/"
+WORKER_KEY = "invarlock"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualSuite:
+    """A named or ad-hoc suite, and the node ids it was narrowed to (none: all of it)."""
+
+    suite: Suite
+    selectors: tuple[str, ...] = ()
+
+    def selects(self, node_id: str) -> bool:
+        """Whether an item was asked for; whole segments are matched."""
+        return not self.selectors or any(
+            node_id == selector or node_id.startswith(selector + "::")
+            for selector in self.selectors
+        )
+
+
+@dataclass(slots=True)
+class Activation:
+    """The session's settings and suites; all its workers share ``session`` and ``stamp``."""
+
+    settings: Settings
+    out: Path
+    session: str
+    stamp: str
+    virtual: list[VirtualSuite] = field(default_factory=list)
+    files: set[Path] = field(default_factory=set)
+
+    @property
+    def named(self) -> bool:
+        """Whether a suite or comparison was named, rather than found while collecting."""
+        return bool(self.virtual or self.files)
+
+
+def activate(config: pytest.Config) -> Activation:
+    """Read settings and arguments, load named suites, and take our node ids out of the arguments.
+
+    Raises pytest.UsageError with the one line of a ConfigError.
+    """
+    try:
+        return _activate(config)
+    except ConfigError as error:
+        raise pytest.UsageError(f"{error} [{error.code}]") from error
+
+
+def _activate(config: pytest.Config) -> Activation:
+    from pytest_invarlock.policy.settings import collect_settings
+
+    settings = collect_settings(
+        lambda dest: config.getoption(dest, None), config.getini, os.environ
+    )
+    shared = getattr(config, "workerinput", {}).get(WORKER_KEY, {})
+    activation = Activation(
+        settings=settings,
+        out=(config.invocation_params.dir / (settings.text("out") or "invarlock-out")).absolute(),
+        session=shared.get("session") or secrets.token_hex(8),
+        stamp=shared.get("stamp") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+    )
+    config.stash[ACTIVATION] = activation
+    ours = [arg for arg in config.args if _is_ours(arg)]
+    if ours or any(settings.text(name) for name in ("suite", "baseline", "subject")):
+        _load_named(config, activation, ours)
+    return activation
+
+
+def _is_ours(argument: str) -> bool:
+    """Whether an argument is one of our node ids: a known head, and ``::`` or no such path."""
+    if not argument.startswith(NODE_HEAD):
+        return False
+    from pytest_invarlock.policy.suite import COMPARE, shipped_suites
+
+    head = argument.split("::", 1)[0].removeprefix(NODE_HEAD)
+    known = head in (COMPARE, *shipped_suites())
+    return known and ("::" in argument or not Path(argument.split("::", 1)[0]).exists())
+
+
+def _load_named(config: pytest.Config, activation: Activation, ours: Sequence[str]) -> None:
+    from pytest_invarlock.policy.suite import COMPARE, compare_suite, load_suite, shipped_suites
+
+    settings, root = activation.settings, config.invocation_params.dir
+    by_arguments = config.args_source is pytest.Config.ArgsSource.ARGS
+    paths = [arg for arg in config.args if by_arguments and arg not in ours]
+    wanted: dict[str, list[str]] = {}
+    for argument in ours:
+        wanted.setdefault(argument.split("::", 1)[0].removeprefix(NODE_HEAD), []).append(argument)
+    reference = settings.text("suite")
+    if reference is not None:
+        suite = load_suite(reference, settings, root)
+        if reference in shipped_suites():
+            wanted.setdefault(reference, [])
+        else:
+            activation.files.add(suite.path.resolve())
+            paths.append(str(suite.path))
+    if settings.text("baseline") or settings.texts("subject"):
+        wanted.setdefault(COMPARE, [])
+    for name, selectors in wanted.items():
+        suite = (
+            compare_suite(settings, root) if name == COMPARE else load_suite(name, settings, root)
+        )
+        activation.virtual.append(_narrowed(suite, selectors))
+    config.args[:] = paths
+    config.args_source = pytest.Config.ArgsSource.ARGS
+
+
+def _narrowed(suite: Suite, selectors: Sequence[str]) -> VirtualSuite:
+    virtual = VirtualSuite(suite, tuple(s for s in selectors if "::" in s))
+    for selector in virtual.selectors:
+        one = VirtualSuite(suite, (selector,))
+        if not any(one.selects(node_id) for node_id in suite.node_ids()):
+            raise ConfigError(
+                f"no item matches {selector}",
+                remedy="list them with --co",
+                code="UNKNOWN_NODE",
+            )
+    return virtual

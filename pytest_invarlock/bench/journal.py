@@ -1,0 +1,91 @@
+"""EditJournal: writes tensors of a resident model in place, and undoes them bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytest_invarlock.bench.tensor_digest import model_tensors, tensor_digest
+from pytest_invarlock.errors import EditError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How much an edit touched, and how much of that came out different, bit for bit."""
+
+    n_tensors_touched: int
+    n_tensors_changed: int
+    n_parameters_touched: int
+    n_parameters_changed: int
+
+
+class EditJournal:
+    """The only way an edit writes to a model: the first write to a tensor saves its old bits.
+
+    Args:
+        model: the resident model.
+        digests: the digest of each of its tensors before any edit, as proof for `undo`.
+    """
+
+    def __init__(self, model: torch.nn.Module, digests: Mapping[str, str]) -> None:
+        self.model = model
+        self._digests = digests
+        self._tensors = model_tensors(model)
+        self._saved: dict[str, torch.Tensor] = {}
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """Names of the tensors written, in order."""
+        return tuple(self._saved)
+
+    def write(self, name: str, value: torch.Tensor) -> None:
+        """Overwrite tensor ``name`` in place; tied names change together."""
+        tensor = self._tensors[name]
+        if tensor.shape != value.shape:
+            raise EditError(
+                f"{name} has shape {tuple(tensor.shape)}, the edit wrote {tuple(value.shape)}",
+                remedy="report this",
+                code="EDIT_SHAPE",
+            )
+        if name not in self._saved:
+            self._saved[name] = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.copy_(value)
+
+    def changes(self) -> Changes:
+        """Compare every touched tensor with its saved bits."""
+        differing = [
+            int((_bits(self._tensors[name]) != _bits(saved)).sum().item())
+            for name, saved in self._saved.items()
+        ]
+        return Changes(
+            n_tensors_touched=len(self._saved),
+            n_tensors_changed=sum(count > 0 for count in differing),
+            n_parameters_touched=sum(saved.numel() for saved in self._saved.values()),
+            n_parameters_changed=sum(differing),
+        )
+
+    def undo(self) -> None:
+        """Write the saved bits back and prove it by digest; raises EditError where they differ."""
+        with torch.no_grad():
+            for name, saved in self._saved.items():
+                self._tensors[name].copy_(saved)
+        for name in self._saved:
+            if tensor_digest(self._tensors[name]) != self._digests[name]:
+                raise EditError(
+                    f"{name} could not be restored bit for bit",
+                    remedy="the resident model is reloaded; report this",
+                    code="UNDO_FAILED",
+                )
+        self._saved.clear()
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().view(_INTEGER_VIEWS[tensor.element_size()])

@@ -1,0 +1,73 @@
+"""The ``invarlock`` console script: a list of modules, each of which registers its commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pytest_invarlock.errors import InvarlockError
+
+# Each has ``register(commands: CommandTable) -> None`` and imports nothing heavy to do so.
+COMMAND_MODULES = ("pytest_invarlock.evidence.commands",)
+EXIT_USAGE = 2
+EXIT_MISSING = 3
+EXIT_INTERRUPTED = 130
+
+
+class CommandTable:
+    """Where a module adds its commands, at the top or in a group such as ``evidence-pack``."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._top = parser.add_subparsers(metavar="COMMAND", required=True)
+        self._groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
+
+    def add(self, name: str, summary: str) -> argparse.ArgumentParser:
+        """The parser of a new command; give it ``set_defaults(run=...)``, arguments → exit status."""
+        return self._top.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+
+    def add_to(self, group: str, name: str, summary: str) -> argparse.ArgumentParser:
+        """As :meth:`add`, for ``invarlock GROUP NAME``; the group is made when first named."""
+        if group not in self._groups:
+            parser = self._top.add_parser(group, help=f"{group} commands", allow_abbrev=False)
+            self._groups[group] = parser.add_subparsers(metavar="COMMAND", required=True)
+        return self._groups[group].add_parser(
+            name, help=summary, description=summary, allow_abbrev=False
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every command of :data:`COMMAND_MODULES`."""
+    parser = argparse.ArgumentParser(
+        prog="invarlock",
+        description="regression gates for changed language models, with evidence others can check",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    table = CommandTable(parser)
+    for name in COMMAND_MODULES:
+        import_module(name).register(table)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status (2: usage, as pytest's own is 4)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        from pytest_invarlock import __version__
+
+        print(f"pytest-invarlock {__version__}")
+        return 0
+    options = build_parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except InvarlockError as error:
+        print(f"invarlock: {error.code}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:
+        print(f"invarlock: {error}", file=sys.stderr)
+        return EXIT_MISSING
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return status

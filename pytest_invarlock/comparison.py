@@ -1,0 +1,148 @@
+"""What a marker test holds in its hands: the measured comparison, and an edit it may try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.certificate import make_certificate
+from pytest_invarlock.decision import CheckDecision, Decision
+from pytest_invarlock.items import CheckFailure
+
+if TYPE_CHECKING:
+    from pytest_invarlock.bench.resident import Bench
+    from pytest_invarlock.plan import EditSpec
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A perplexity ratio with its one-sided bounds; None where the metric has no numbers."""
+
+    value: float | None
+    upper: float | None
+    lower: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """One check's decision, as tests like to ask for it."""
+
+    decision: CheckDecision
+
+    @property
+    def passed(self) -> bool:
+        """Whether the outcome is PASS or WARN."""
+        return self.decision.outcome.acceptable
+
+    @property
+    def outcome(self) -> str:
+        """PASS, WARN, FAIL, INCONCLUSIVE or ERROR."""
+        return self.decision.outcome.value
+
+    @property
+    def text(self) -> str:
+        """The reason in a sentence."""
+        return self.decision.text
+
+    @property
+    def numbers(self) -> Mapping[str, float | int | str | None]:
+        """The numbers behind the outcome."""
+        return self.decision.numbers
+
+    @property
+    def violations(self) -> tuple[Mapping[str, Any], ...]:
+        """A guard's violations, as plain values."""
+        return self.decision.violations
+
+    @property
+    def ratio(self) -> Ratio:
+        """The ratio and its bounds, of the primary metric."""
+
+        def number(key: str) -> float | None:
+            value = self.decision.numbers.get(key)
+            return float(value) if isinstance(value, int | float) else None
+
+        return Ratio(number("ratio"), number("ratio_upper"), number("ratio_lower"))
+
+
+@dataclass(frozen=True)
+class MeasuredComparison:
+    """A record, the decision on it, and its certificate."""
+
+    record: Record
+    decision: Decision
+    policy: DecisionPolicy
+    run_id: str
+
+    @cached_property
+    def certificate(self) -> dict[str, Any]:
+        """The certificate, as plain JSON values."""
+        return make_certificate(self.record, self.policy, run_id=self.run_id)
+
+    @property
+    def primary_metric(self) -> CheckView:
+        """The primary metric's check."""
+        return CheckView(self.decision.check("primary_metric"))
+
+    @property
+    def guards(self) -> dict[str, CheckView]:
+        """Each guard's check, by name."""
+        return {
+            check.check: CheckView(check)
+            for check in self.decision.checks
+            if check.check != "primary_metric"
+        }
+
+    def assert_passes(self) -> None:
+        """Fail the test unless every check came to PASS or WARN, showing each that did not."""
+        problems = [
+            f"{check.outcome.value} {check.check}: {check.text}"
+            for check in self.decision.checks
+            if not check.outcome.acceptable
+        ]
+        if problems:
+            raise CheckFailure("\n".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class LentEdit(AbstractContextManager[Any]):
+    """An edit of the baseline: a context that applies and undoes it, or a checkpoint on disk."""
+
+    bench: Bench
+    spec: EditSpec
+    _open: list[AbstractContextManager[Any]]
+
+    def __enter__(self) -> Any:
+        """Apply the edit in place; gives the edited model."""
+        context = self._applied()
+        self._open.append(context)
+        return context.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Undo it bit for bit."""
+        self._open.pop().__exit__(kind, error, trace)
+
+    @contextmanager
+    def _applied(self) -> Iterator[Any]:
+        with self.bench.edited(self.spec) as subject:
+            yield subject.loaded.model
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the edited model and its tokenizer as a checkpoint that loads like any other."""
+        target = Path(directory)
+        with self._applied() as model:
+            model.save_pretrained(target)
+        self.bench.baseline.tokenizer.save_pretrained(target)
+        return target

@@ -1,0 +1,83 @@
+"""What changes bits, made concrete and put in force: device, dtype, threads, determinism mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from pytest_invarlock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pytest_invarlock.plan import MeasurementPlan
+
+CUBLAS_WORKSPACE = ":4096:8"
+
+
+def resolve_device(device: str) -> str:
+    """A concrete torch device; ``auto`` is CUDA, then MPS, then CPU."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return next(name for name, is_there in available.items() if is_there)
+    if not available.get(device.split(":")[0], True):
+        raise ConfigError(
+            f"device {device} is not available to torch here",
+            remedy="give --invarlock-device=auto or cpu",
+            code="NO_DEVICE",
+        )
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """A concrete dtype name; ``auto`` is float32 on a CPU and the checkpoint's own elsewhere."""
+    return ("float32" if device == "cpu" else "auto") if dtype == "auto" else dtype
+
+
+def resolve_plan(plan: MeasurementPlan, *, workers: int = 1) -> MeasurementPlan:
+    """``plan`` with device, dtype and threads made concrete for one of ``workers`` workers."""
+    device = resolve_device(plan.device)
+    threads = plan.threads
+    if threads == "auto":
+        threads = max(1, (os.cpu_count() or 1) // max(1, workers))
+    return replace(plan, device=device, dtype=resolve_dtype(plan.dtype, device), threads=threads)
+
+
+@contextmanager
+def in_force(plan: MeasurementPlan) -> Iterator[None]:
+    """Run with the plan's threads and determinism mode; put back what was there before."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    strict = plan.determinism == "strict"
+    if strict:
+        # cuBLAS reads this once, when CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    try:
+        if isinstance(plan.threads, int):
+            torch.set_num_threads(plan.threads)
+        torch.use_deterministic_algorithms(strict)
+        torch.backends.cudnn.benchmark = not strict
+        torch.backends.cuda.matmul.allow_tf32 = not strict
+        torch.backends.cudnn.allow_tf32 = not strict
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+def device_identity(device: str) -> dict[str, str]:
+    """What of the device changes bits: its name, and for a CPU its instruction set in use."""
+    if device.startswith("cuda"):
+        return {"device": device, "name": torch.cuda.get_device_name(device)}
+    return {"device": device, "capability": torch.backends.cpu.get_cpu_capability()}

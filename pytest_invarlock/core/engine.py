@@ -1,0 +1,193 @@
+"""The one seam through which everything is measured: `measure`, and nothing else, makes records."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from invarlock_guards.measure.invariants import measure_invariants
+
+from pytest_invarlock.bench.resident import Bench, Subject
+from pytest_invarlock.bench.tensor_digest import combined_digest
+from pytest_invarlock.core.determinism import device_identity, in_force, resolve_plan
+from pytest_invarlock.errors import InvarlockError, MeasurementError
+from pytest_invarlock.plan import ARMS, Arm
+from pytest_invarlock.provenance import code_digest, library_versions, machine
+from pytest_invarlock.records import ArmLosses, Facts, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_invarlock.data import WindowSet
+    from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
+
+
+def measure(
+    pair: Pair,
+    scenario: Scenario,
+    plan: MeasurementPlan,
+    *,
+    bench: Bench | None = None,
+    salt: bytes | None = None,
+) -> Record:
+    """Measure ``scenario`` of ``pair`` under ``plan``: the subject whole, paired with the baseline.
+
+    Args:
+        pair: the baseline and its name.
+        scenario: an edit to apply in place (and undo), or a checkpoint to load.
+        plan: what to measure; ``plan.draw`` selects the windows.
+        bench: the pair's resident bench; None makes one for this call.
+        salt: the run's salt for keyed window hashes among the observations; None leaves them out.
+
+    Raises:
+        InvarlockError: any typed error of loading, data, edit or measurement.
+    """
+    if bench is None:
+        bench = Bench(pair, resolve_plan(plan))
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    draw = plan.draw
+    try:
+        with in_force(bench.plan):
+            _ = bench.baseline
+            windows = bench.windows(draw)
+            baseline_losses = bench.baseline_losses(draw)
+            ready = time.perf_counter()
+            with _subject(bench, scenario, draw) as subject:
+                facts = _facts(bench, scenario, draw, windows, subject, baseline_losses)
+    except torch.OutOfMemoryError as error:
+        raise MeasurementError(
+            f"out of memory on {bench.plan.device}",
+            remedy=f"give --invarlock-batch={max(1, bench.plan.batch_tokens // 2)} or fewer tokens",
+            code="OUT_OF_MEMORY",
+        ) from error
+    end = time.perf_counter()
+    observations = {
+        "started_at": started.isoformat(timespec="seconds"),
+        "seconds_to_baseline": round(ready - clock, 6),
+        "seconds_subject": round(end - ready, 6),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "counters": asdict(bench.counters),
+        "device": device_identity(bench.plan.device),
+        "versions": library_versions(),
+        "machine": machine(),
+        "window_hmacs": None if salt is None else windows.keyed_hashes(salt),
+    }
+    return Record(facts, observations)
+
+
+def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: str) -> Record:
+    """The record of a measurement that ended with an error: its code, and no numbers."""
+    facts = Facts(
+        model=pair.name,
+        scenario=scenario.name,
+        draw=plan.draw,
+        kind=scenario.kind,
+        plan=_plan_document(plan, "unknown", scenario, {}),
+        baseline={},
+        subject={},
+        edit=None,
+        data={},
+        arms={},
+        guards={},
+        error=code,
+    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Record(facts, {"started_at": now, "versions": library_versions(), "machine": machine()})
+
+
+def error_code(error: BaseException) -> str:
+    """The stable code under which an error enters a record."""
+    return error.code if isinstance(error, InvarlockError) else "CRASH"
+
+
+def _subject(bench: Bench, scenario: Scenario, draw: int) -> AbstractContextManager[Subject]:
+    if scenario.edit is not None:
+        return bench.edited(scenario.edit)
+    if scenario.subject is None:
+        raise MeasurementError("a scenario without a subject", remedy="name an edit or a subject")
+    return bench.checkpoint(scenario.subject, draw)
+
+
+def _facts(
+    bench: Bench,
+    scenario: Scenario,
+    draw: int,
+    windows: WindowSet,
+    subject: Subject,
+    baseline_losses: Mapping[Arm, Any],
+) -> Facts:
+    guards = {"invariants": measure_invariants(bench.structure, subject.structure)}
+    comparable = subject.loaded.tokenizer_fingerprint == bench.baseline.tokenizer_fingerprint
+    # Losses of another tokenizer's tokens are about other events: none are taken.
+    losses = bench.subject_losses(subject, draw) if comparable else None
+    baseline = _identity(bench.baseline, bench.digests)
+    return Facts(
+        model=bench.pair.name,
+        scenario=scenario.name,
+        draw=draw,
+        kind=scenario.kind,
+        plan=_plan_document(
+            bench.plan.for_draw(draw), bench.provider.source_digest(), scenario, baseline
+        ),
+        baseline=baseline,
+        subject=_identity(subject.loaded, subject.digests)
+        | ({"checkpoint_digest": None} if subject.edit is not None else {}),
+        edit=subject.edit,
+        data={
+            "digest": windows.digest,
+            "seq_len": windows.seq_len,
+            "n_documents": dict(windows.n_documents),
+            "notes": list(windows.notes),
+        },
+        arms={} if losses is None else _arms(windows, baseline_losses, losses),
+        guards=guards,
+    )
+
+
+def _plan_document(
+    plan: MeasurementPlan, source_digest: str, scenario: Scenario, baseline: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        **plan.document(source_digest=source_digest),
+        "baseline_tensors": baseline.get("tensors_digest"),
+        "subject": scenario.edit.document() if scenario.edit is not None else "checkpoint",
+        "code": code_digest(),
+    }
+
+
+def _identity(loaded: Any, digests: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "tensors_digest": combined_digest(digests),
+        "checkpoint_digest": loaded.checkpoint_digest,
+        "tokenizer_fingerprint": loaded.tokenizer_fingerprint,
+        "revision": loaded.source.revision if loaded.source is not None else None,
+        "architecture": type(loaded.model).__name__,
+    }
+
+
+def _arms(
+    windows: WindowSet, baseline: Mapping[Arm, Any], subject: Mapping[Arm, Any]
+) -> dict[Arm, ArmLosses]:
+    return {
+        arm: ArmLosses(
+            documents=np.array([w.document for w in windows.arms[arm]], dtype=np.int64),
+            tokens=np.array([w.n_scored for w in windows.arms[arm]], dtype=np.int64),
+            baseline_nll=baseline[arm],
+            subject_nll=subject[arm],
+        )
+        for arm in ARMS
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The process's greatest resident memory so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

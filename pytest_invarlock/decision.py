@@ -1,0 +1,87 @@
+"""The words of a verdict and the objects that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What a check came to; only PASS and WARN let an item pass."""
+
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    ERROR = "ERROR"
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether a check that must pass may come to this."""
+        return self in (Outcome.PASS, Outcome.WARN)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckDecision:
+    """One check's outcome, a stable reason code, one sentence and the numbers behind it.
+
+    ``violations`` are the guard's, as plain values; ``numbers`` are finite, units in the keys.
+    """
+
+    check: str
+    outcome: Outcome
+    reason: str
+    text: str
+    numbers: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    violations: tuple[Mapping[str, Any], ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The check as plain JSON values."""
+        return {
+            "check": self.check,
+            "outcome": self.outcome.value,
+            "reason": self.reason,
+            "text": self.text,
+            "numbers": dict(self.numbers),
+            "violations": [dict(violation) for violation in self.violations],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What `decide` says of one record: every check, and whether the expectation was met."""
+
+    model: str
+    scenario: str
+    draw: int
+    category: str
+    strictness: str
+    checks: tuple[CheckDecision, ...]
+    fired: tuple[str, ...]
+    outcome: Outcome
+    expectation_met: bool
+    text: str
+
+    def check(self, name: str) -> CheckDecision:
+        """The decision on check ``name``; KeyError for one the policy does not demand."""
+        for decision in self.checks:
+            if decision.check == name:
+                return decision
+        raise KeyError(name)
+
+    def document(self) -> dict[str, Any]:
+        """The decision as plain JSON values, the form certificates hold and verify re-derives."""
+        return {
+            "model": self.model,
+            "scenario": self.scenario,
+            "draw": self.draw,
+            "category": self.category,
+            "strictness": self.strictness,
+            "checks": [check.document() for check in self.checks],
+            "fired": list(self.fired),
+            "outcome": self.outcome.value,
+            "expectation_met": self.expectation_met,
+            "text": self.text,
+        }

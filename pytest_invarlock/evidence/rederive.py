@@ -1,0 +1,278 @@
+"""The semantic stage of verification: does every verdict follow from the recorded numbers?
+
+Numpy and scipy only. Each record's digests are recomputed, each decision is made again by `decide`
+under the packed policy, and every certificate and the final verdict must say the same: outcomes and
+texts exactly, numbers to 1e-9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jsonschema.validators import Draft202012Validator
+
+from pytest_invarlock.certificate import make_certificate
+from pytest_invarlock.decide import decide
+from pytest_invarlock.errors import ConfigError, EvidenceError
+from pytest_invarlock.evidence.findings import Finding, Stage
+from pytest_invarlock.evidence.strict_json import digest, loads
+from pytest_invarlock.path_names import slug
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, policy_from_document
+from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.records import Record, record_from_bytes
+from pytest_invarlock.verdict import PlannedScenario, decide_run
+
+if TYPE_CHECKING:
+    from pytest_invarlock.decision import Decision
+    from pytest_invarlock.evidence.verified import VerifiedPack
+
+POLICY = "metadata/policy.json"
+SCENARIOS = "metadata/scenarios.json"
+ENVIRONMENT = "metadata/environment.json"
+VERDICT = "results/final_verdict.json"
+VERDICT_TEXT = "results/final_verdict.txt"
+MAX_DOCUMENT_BYTES = 64 * 2**20
+TOLERANCE = 1e-9
+_SCHEMAS: Mapping[str, str] = {
+    POLICY: "policies",
+    SCENARIOS: "scenarios",
+    ENVIRONMENT: "environment",
+    VERDICT: "verdict",
+}
+
+
+def combined_plan_digest(records: Sequence[Record]) -> str:
+    """One digest over the plan digests of all records of a run."""
+    return digest(
+        {
+            f"{r.facts.model}::{r.facts.scenario}::{r.facts.draw}": r.facts.plan_digest
+            for r in records
+        }
+    )
+
+
+def check_schemas(pack: VerifiedPack) -> list[Finding]:
+    """Findings of the schema stage: documents that are missing or do not satisfy their schema."""
+    wanted = dict(_SCHEMAS)
+    for name in pack.names():
+        if name.startswith("records/") and name.endswith(".record.json"):
+            wanted[name] = "record"
+        elif name.startswith("reports/") and name.endswith("/evaluation.report.json"):
+            wanted[name] = "certificate"
+    findings = []
+    for path, schema_name in wanted.items():
+        problem = _schema_problem(pack, path, schema_name)
+        if problem is not None:
+            findings.append(Finding("SCHEMA", Stage.SCHEMA, path, problem))
+    return findings
+
+
+def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | None:
+    if path not in pack.names():
+        return "is missing from the pack"
+    try:
+        value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
+    except EvidenceError as error:
+        return error.cause
+    broken = next(Draft202012Validator(schema(schema_name)).iter_errors(value), None)
+    if broken is None:
+        return None
+    return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"
+
+
+def rederive_pack(pack: VerifiedPack) -> list[Finding]:
+    """Findings of the schema and semantic stages over files whose hashes have been checked."""
+    malformed = check_schemas(pack)
+    if malformed:
+        return malformed
+    policies_document = _document(pack, POLICY)
+    policies = {
+        key: policy
+        for policy in map(policy_from_document, policies_document["policies"])
+        for key in policy.expectations
+    }
+    stated = _document(pack, VERDICT)
+    planned = [PlannedScenario(**entry) for entry in _document(pack, SCENARIOS)["planned"]]
+    records: list[Record] = []
+    decisions: list[Decision] = []
+    findings: list[Finding] = []
+    for path in sorted(name for name in pack.names() if name.endswith(".record.json")):
+        try:
+            record, decision = _redecide(pack, path, policies)
+        except (EvidenceError, ConfigError) as error:
+            findings.append(Finding(error.code, Stage.SEMANTICS, path, error.cause))
+            continue
+        records.append(record)
+        decisions.append(decision)
+        findings += _compare_certificate(pack, record, policies, stated["run_id"])
+    findings += _compare_verdict(stated, planned, records, decisions, policies)
+    findings += _compare_manifest(pack, stated, planned, records, digest(policies_document))
+    return findings + _unexplained_reports(pack, records)
+
+
+def _document(pack: VerifiedPack, path: str) -> dict[str, Any]:
+    value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
+    return dict(value)
+
+
+def _redecide(
+    pack: VerifiedPack, path: str, policies: Mapping[tuple[str, str], DecisionPolicy]
+) -> tuple[Record, Decision]:
+    arrays = path.replace(".record.json", ".npz")
+    if arrays not in pack.names():
+        raise EvidenceError("its arrays are missing", remedy="", code="RECORD_ARRAYS")
+    record = record_from_bytes(_document(pack, path), pack.read(arrays))
+    facts = record.facts
+    if path != f"records/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}.record.json":
+        raise EvidenceError(
+            "stands under another name than its facts say", remedy="", code="MISPLACED"
+        )
+    policy = policies.get((facts.model, facts.scenario))
+    if policy is None:
+        raise EvidenceError(
+            "no policy of the pack speaks of it", remedy="", code="UNKNOWN_SCENARIO"
+        )
+    return record, decide(facts, policy)
+
+
+def report_path(record: Record) -> str:
+    """Where a record's certificate stands in the pack."""
+    facts = record.facts
+    return f"reports/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}/evaluation.report.json"
+
+
+def _compare_certificate(
+    pack: VerifiedPack,
+    record: Record,
+    policies: Mapping[tuple[str, str], DecisionPolicy],
+    run_id: str,
+) -> list[Finding]:
+    path = report_path(record)
+    if path not in pack.names():
+        return [Finding("REPORT_MISSING", Stage.SEMANTICS, path, "a record has no certificate")]
+    policy = policies[(record.facts.model, record.facts.scenario)]
+    expected = make_certificate(record, policy, run_id=run_id)
+    difference = first_difference(expected, _document(pack, path))
+    if difference is None:
+        return []
+    return [
+        Finding(
+            "SEMANTIC_MISMATCH",
+            Stage.SEMANTICS,
+            path,
+            f"does not follow from its record: {difference}",
+        )
+    ]
+
+
+def _compare_verdict(
+    stated: Mapping[str, Any],
+    planned: Sequence[PlannedScenario],
+    records: Sequence[Record],
+    decisions: Sequence[Decision],
+    policies: Mapping[tuple[str, str], DecisionPolicy],
+) -> list[Finding]:
+    verdict = decide_run(planned, decisions, policies)
+    expected = {
+        **verdict.document(),
+        "status": "complete",
+        "planned": [entry.document() for entry in planned],
+        "decisions": [
+            {
+                "model": decision.model,
+                "scenario": decision.scenario,
+                "draw": decision.draw,
+                "outcome": decision.outcome.value,
+                "expectation_met": decision.expectation_met,
+                "facts_digest": record.facts.digest,
+            }
+            for record, decision in zip(records, decisions, strict=True)
+        ],
+    }
+    found = {key: value for key, value in stated.items() if key in expected}
+    difference = first_difference(expected, found)
+    if difference is None:
+        return []
+    return [
+        Finding(
+            "SEMANTIC_MISMATCH",
+            Stage.SEMANTICS,
+            VERDICT,
+            f"does not follow from the records: {difference}",
+        )
+    ]
+
+
+def _compare_manifest(
+    pack: VerifiedPack,
+    stated: Mapping[str, Any],
+    planned: Sequence[PlannedScenario],
+    records: Sequence[Record],
+    policy_digest: str,
+) -> list[Finding]:
+    header = pack.manifest.header
+    expected: dict[str, Any] = {
+        "verdict": stated["verdict"],
+        "run_id": stated["run_id"],
+        "suite": stated["suite"],
+        "plan_digest": combined_plan_digest(records),
+        "policy_digest": policy_digest,
+        "planned": sorted((p.model, p.scenario, p.draws) for p in planned),
+    }
+    found: dict[str, Any] = {
+        "verdict": header.verdict,
+        "run_id": header.run_id,
+        "suite": header.suite,
+        "plan_digest": header.plan_digest,
+        "policy_digest": header.policy_digest,
+        "planned": sorted((p.model, p.scenario, p.draws) for p in header.planned),
+    }
+    return [
+        Finding(
+            "SEMANTIC_MISMATCH",
+            Stage.SEMANTICS,
+            "manifest.json",
+            f"{key} does not follow from the files",
+        )
+        for key in expected
+        if expected[key] != found[key]
+    ]
+
+
+def _unexplained_reports(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
+    explained = {report_path(record) for record in records}
+    return [
+        Finding("REPORT_WITHOUT_RECORD", Stage.SEMANTICS, name, "no record stands behind it")
+        for name in pack.names()
+        if name.endswith("/evaluation.report.json") and name not in explained
+    ]
+
+
+def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
+    """The first place where two JSON values differ; numbers may differ by 1e-9 relative."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in sorted(set(expected) | set(found)):
+            if key not in expected or key not in found:
+                return f"{where}/{key} is {'unexpected' if key in found else 'missing'}"
+            difference = first_difference(expected[key], found[key], f"{where}/{key}")
+            if difference is not None:
+                return difference
+        return None
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            difference = first_difference(one, other, f"{where}/{index}")
+            if difference is not None:
+                return difference
+        return None
+    return None if _equal(expected, found) else f"{where or '/'} is {found!r}, {expected!r} follows"
+
+
+def _equal(expected: Any, found: Any) -> bool:
+    numbers = (int, float)
+    if isinstance(expected, bool) or isinstance(found, bool):
+        return expected is found
+    if isinstance(expected, numbers) and isinstance(found, numbers):
+        return math.isclose(expected, found, rel_tol=TOLERANCE, abs_tol=1e-12)
+    return type(expected) is type(found) and bool(expected == found)

@@ -1,0 +1,156 @@
+"""From the files of a run to its reports and its sealed pack; only the controller calls this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.atomic import write_bytes, write_json
+from pytest_invarlock.evidence.keys import load_private_key, user_signing_key
+from pytest_invarlock.evidence.manifest import ManifestHeader, PlannedScenario, ToolIdentity
+from pytest_invarlock.evidence.pack import SealedPack, seal_pack
+from pytest_invarlock.evidence.rederive import (
+    ENVIRONMENT,
+    POLICY,
+    SCENARIOS,
+    VERDICT,
+    VERDICT_TEXT,
+    combined_plan_digest,
+)
+from pytest_invarlock.evidence.strict_json import digest, pretty
+from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
+from pytest_invarlock.reporting.table import markdown
+from pytest_invarlock.reporting.verdict_testcase import verdict_text
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from pytest_invarlock.run_summary import RunSummary
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The key a pack is signed with; None for an unsigned one; whether it was made just now."""
+
+    private: Ed25519PrivateKey | None
+    created: bool = False
+
+
+def signing_key(chosen: str) -> SigningKey:
+    """``auto``: the user's own key, made on first use; ``none``; or a PEM file."""
+    if chosen == "none":
+        return SigningKey(None)
+    if chosen == "auto":
+        path, created = user_signing_key()
+        return SigningKey(load_private_key(path), created)
+    return SigningKey(load_private_key(Path(chosen)))
+
+
+def write_reports(summary: RunSummary) -> None:
+    """Write every certificate, the final verdict and ``summary.md``, each by atomic rename.
+
+    Raises EvidenceError where the run's folder cannot be written.
+    """
+    try:
+        for record, decision in zip(summary.records, summary.decisions, strict=True):
+            folder = summary.run.report_folder(decision.model, decision.scenario, decision.draw)
+            folder.mkdir(parents=True, exist_ok=True)
+            certificate = make_certificate(
+                record, summary.policy(decision), run_id=summary.run.run_id
+            )
+            write_json(folder / "evaluation.report.json", certificate)
+            write_bytes(folder / "report.md", render_certificate_markdown(certificate).encode())
+        write_json(summary.run.path / "final_verdict.json", summary.verdict_document())
+        write_bytes(summary.run.path / "final_verdict.txt", _verdict_lines(summary).encode())
+        write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
+    except OSError as error:
+        raise EvidenceError(
+            f"{summary.run.path}: reports cannot be written: {error.strerror}",
+            remedy="free space or give another --invarlock-out; records that were written are kept",
+            code="OUT_UNWRITABLE",
+        ) from error
+
+
+def _verdict_lines(summary: RunSummary) -> str:
+    if summary.verdict is None:
+        return f"no verdict: {summary.status}\n"
+    lines = [summary.verdict.verdict, *(
+        f"{'holds' if rule.passed else 'BROKEN'}  {rule.name}: {rule.text}"
+        for rule in summary.verdict.requirements
+    )]  # fmt: skip
+    broken = verdict_text(summary.verdict)
+    return "\n".join([*lines, *([broken] if broken else [])]) + "\n"
+
+
+def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
+    """Seal the pack of a whole run: reports, records, results and metadata; nothing else."""
+    if summary.verdict is None:
+        raise EvidenceError("a run without a verdict is not sealed", remedy="run the whole suite")
+    planned = tuple(
+        PlannedScenario(entry.model, entry.scenario, entry.draws) for entry in summary.planned
+    )
+    policies = _policies(summary)
+    started = min((str(r.observations["started_at"]) for r in summary.records), default=_now())
+    header = ManifestHeader(
+        run_id=summary.run.run_id,
+        suite=summary.name,
+        started_at=_utc(started),
+        finished_at=_now(),
+        created_at=_now(),
+        tool=ToolIdentity("pytest-invarlock", tool_version(), code_digest()),
+        verdict=summary.verdict.verdict,
+        planned=planned,
+        plan_digest=combined_plan_digest(summary.records),
+        policy_digest=digest(policies),
+    )
+    return seal_pack(summary.run.pack, _files(summary, policies), header, key)
+
+
+def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | Path]:
+    run = summary.run
+    files: dict[str, bytes | Path] = {
+        VERDICT: run.path / "final_verdict.json",
+        VERDICT_TEXT: run.path / "final_verdict.txt",
+        POLICY: pretty(policies),
+        SCENARIOS: pretty(_scenarios(summary)),
+        ENVIRONMENT: pretty(
+            {
+                "format": "invarlock-environment-v1",
+                "versions": library_versions(),
+                "machine": machine(),
+            }
+        ),
+    }
+    for folder, patterns in (
+        ("records", ("*.record.json", "*.npz")),
+        ("reports", ("evaluation.report.json", "report.md")),
+    ):
+        for pattern in patterns:
+            for path in sorted((run.path / folder).rglob(pattern)):
+                files[path.relative_to(run.path).as_posix()] = path
+    return files
+
+
+def _policies(summary: RunSummary) -> dict[str, Any]:
+    return {"format": "invarlock-policies-v1", "policies": summary.policy_documents()}
+
+
+def _scenarios(summary: RunSummary) -> dict[str, Any]:
+    return {
+        "format": "invarlock-scenarios-v1",
+        "suite": summary.name,
+        "planned": [entry.document() for entry in summary.planned],
+        "scenarios": [scenario for plan in summary.plans for scenario in plan["scenarios"]],
+    }
+
+
+def _utc(stamp: str) -> str:
+    return datetime.fromisoformat(stamp).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

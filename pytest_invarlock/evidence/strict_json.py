@@ -1,0 +1,156 @@
+"""JSON that every parser reads alike: strict reading, canonical bytes (RFC 8785), digests.
+
+Python's own reader keeps the last of duplicate keys, accepts NaN, turns 1e999 into infinity and
+lets lone surrogates through; two verifiers could then see two documents in one signed file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from typing import Any
+
+import rfc8785
+
+from pytest_invarlock.errors import EvidenceError
+
+MAX_DEPTH = 64
+MAX_SAFE_INTEGER = 2**53 - 1
+_MAX_NUMBER_LENGTH = 400
+_BOM = b"\xef\xbb\xbf"
+# Strings are consumed whole, so that brackets inside do not count; possessive: no backtracking.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def loads(data: bytes, *, max_bytes: int, what: str = "JSON") -> Any:
+    """Parse one JSON text (RFC 8259, restricted as I-JSON, RFC 7493).
+
+    Args:
+        data: the whole text, UTF-8 without byte order mark.
+        max_bytes: refuse longer input before any parsing.
+        what: how errors name the input, such as the path inside the pack.
+
+    Returns:
+        dict, list, str, int, float, bool or None; floats are finite, integers within ±(2^53 - 1).
+
+    Raises:
+        EvidenceError: code MALFORMED_JSON; the cause says which rule is broken.
+    """
+    if len(data) > max_bytes:
+        raise _malformed(what, f"is longer than {max_bytes} bytes")
+    if data.startswith(_BOM):
+        raise _malformed(what, "starts with a byte order mark")
+    _check_depth(data, what)
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            parse_int=_safe_integer,
+        )
+        if _SURROGATE_ESCAPE.search(data):
+            _refuse_surrogates(value)
+    except UnicodeError as error:
+        raise _malformed(what, "is not valid Unicode (UTF-8, no lone surrogates)") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise _malformed(what, f"{error.msg} at {place}") from error
+    except ValueError as error:
+        raise _malformed(what, str(error)) from error
+    return value
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical UTF-8 bytes of ``value`` (JCS, RFC 8785).
+
+    Raises EvidenceError, code NOT_CANONICAL, for what JSON cannot carry alike everywhere: NaN,
+    infinities, integers beyond ±(2^53 - 1), keys that are not text, lone surrogates, other types.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError(
+            f"value has no canonical JSON form: {error}",
+            remedy="use finite numbers, text keys, and text for integers beyond 2^53 - 1",
+            code="NOT_CANONICAL",
+        ) from error
+
+
+def digest(value: Any) -> str:
+    """``sha256:<hex>`` of the canonical bytes of ``value``."""
+    return sha256_text(canonical(value))
+
+
+def sha256_text(data: bytes) -> str:
+    """``sha256:<hex>`` of ``data``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def pretty(value: Any) -> bytes:
+    """``value`` for people: sorted keys, indent 1, UTF-8, final newline; equal values, equal bytes.
+
+    Raises EvidenceError, code NOT_CANONICAL, for what :func:`loads` would not read back.
+    """
+    canonical(value)
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def _check_depth(data: bytes, what: str) -> None:
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(data):
+        token = match[0]
+        if token in (b"[", b"{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _malformed(what, f"is nested deeper than {MAX_DEPTH}")
+        elif token in (b"]", b"}"):
+            depth -= 1
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"holds the key {ascii(twice)[:80]} twice")
+    return value
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"holds {text}, which is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"holds the number {text[:40]}, which overflows")
+    return value
+
+
+def _safe_integer(text: str) -> int:
+    if len(text) > _MAX_NUMBER_LENGTH or abs(int(text)) > MAX_SAFE_INTEGER:
+        raise ValueError(f"holds the integer {text[:40]}, beyond ±(2^53 - 1)")
+    return int(text)
+
+
+def _refuse_surrogates(value: Any) -> None:
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_surrogates(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            key.encode()
+            _refuse_surrogates(item)
+
+
+def _malformed(what: str, why: str) -> EvidenceError:
+    return EvidenceError(
+        f"{what} {why}", remedy="take the file again from its source", code="MALFORMED_JSON"
+    )

@@ -1,0 +1,91 @@
+"""How a verification reads: lines for people, one object for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_invarlock.evidence.findings import STAGES, Finding, VerifyReport
+
+REPORT_FORMAT = "invarlock-verify-v1"
+
+
+def report_lines(report: VerifyReport) -> list[str]:
+    """One line per stage, one per finding, and the outcome."""
+    lines = [_stage_line(report, stage) for stage in STAGES]
+    lines += [_finding_line(finding) for finding in report.findings]
+    return [*lines, _outcome(report)]
+
+
+def report_object(report: VerifyReport) -> dict[str, Any]:
+    """The report as a JSON object.
+
+    ``authenticity`` is pinned (by a signer the caller named), unpinned or unsigned.
+    """
+    return {
+        "format": REPORT_FORMAT,
+        "ok": report.ok,
+        "exit_status": int(report.exit_status),
+        "verdict": report.verdict,
+        "pack_digest": report.digest,
+        "signer": report.signer,
+        "authenticity": _authenticity(report),
+        "stages": [
+            {
+                "stage": stage.value,
+                "status": _status(report, stage),
+                "established": report.reached.get(stage, ""),
+            }
+            for stage in STAGES
+        ],
+        "findings": [
+            {
+                "code": finding.code,
+                "level": finding.level,
+                "stage": finding.stage.value,
+                "path": _plain(finding.path),
+                "message": _plain(finding.message),
+            }
+            for finding in report.findings
+        ],
+    }
+
+
+def _stage_line(report: VerifyReport, stage: Any) -> str:
+    status = _status(report, stage)
+    said = {"ok": report.reached.get(stage, ""), "failed": "see below", "not run": "not reached"}
+    mark = {"ok": " ok ", "failed": "FAIL", "not run": " -- "}[status]
+    return f"[{mark}] {stage.value:<10} {_plain(said[status])}"
+
+
+def _status(report: VerifyReport, stage: Any) -> str:
+    if report.failed(stage):
+        return "failed"
+    return "ok" if stage in report.reached else "not run"
+
+
+def _finding_line(finding: Finding) -> str:
+    level = "" if finding.level == "error" else f"{finding.level}: "
+    path = f"{_plain(finding.path)}: " if finding.path else ""
+    return f"{finding.code}  {level}{path}{_plain(finding.message)}"
+
+
+def _outcome(report: VerifyReport) -> str:
+    if not report.ok:
+        return f"INVALID: this evidence proves nothing (exit {int(report.exit_status)})"
+    signed = {
+        "pinned": f"signed by {report.signer}",
+        "unpinned": f"signed by {report.signer}, whom you did not name",
+        "unsigned": "unsigned",
+    }
+    return f"VALID, verdict {report.verdict}, {signed[_authenticity(report)]}"
+
+
+def _authenticity(report: VerifyReport) -> str:
+    if report.signer is None:
+        return "unsigned"
+    return "pinned" if report.trusted else "unpinned"
+
+
+def _plain(text: str) -> str:
+    # File names and messages may come from a stranger's pack: no control sequence reaches a terminal.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,1 @@
+"""Faults: damage injected on purpose, to show that checks can fail."""

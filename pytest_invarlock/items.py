@@ -1,0 +1,90 @@
+"""Items: one check of one scenario; what running it means and how its failure reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from pytest_invarlock.errors import InvarlockError
+
+if TYPE_CHECKING:
+    from pytest_invarlock.plan import Pair, Scenario
+    from pytest_invarlock.policy.suite import Suite
+    from pytest_invarlock.workbench import Measured
+
+SINGLE_ITEMS = ("detected", "signal")
+
+
+class CheckFailure(Exception):  # noqa: N818  a verdict, not a defect
+    """A check that did not come out as demanded; its text is what the user reads."""
+
+
+class CheckItem(pytest.Item):
+    """One check of a scenario, or the single item of one that must fail or be detected."""
+
+    suite: Suite
+    pair: Pair
+    scenario: Scenario
+    position: int
+
+    @classmethod
+    def of(
+        cls, parent: pytest.Collector, suite: Suite, pair: Pair, scenario: Scenario, check: str
+    ) -> Self:
+        """The item of ``check``, marked ``invarlock``."""
+        item: Self = cls.from_parent(parent, name=check)
+        item.suite, item.pair, item.scenario = suite, pair, scenario
+        item.position = suite.checks(pair, scenario).index(check)
+        item.add_marker("invarlock")
+        return item
+
+    @property
+    def suite_id(self) -> str:
+        """Names the suite among all."""
+        return self.suite.node_prefix
+
+    @property
+    def pair_id(self) -> tuple[str, str]:
+        """Names the pair among all."""
+        return (self.suite.node_prefix, self.pair.name)
+
+    @property
+    def scenario_id(self) -> tuple[str, str, str]:
+        """Names the scenario among all."""
+        return (self.suite.node_prefix, self.pair.name, self.scenario.name)
+
+    def runtest(self) -> None:
+        """Measure the scenario, unless a sibling has, and demand this check's outcome."""
+        from pytest_invarlock.workbench import workbench_of
+
+        measured = workbench_of(self.config).measured(
+            self.suite, self.pair, self.scenario, item=self
+        )
+        self.user_properties.extend(measured.properties(self.name))
+        problem = measured.problem(self.name)
+        if problem is None:
+            for warning in measured.warnings(self.name):
+                self.warn(pytest.PytestWarning(warning))
+            return
+        if problem.startswith("INCONCLUSIVE") and measured.on_inconclusive == "xfail":
+            pytest.xfail(problem)
+        raise CheckFailure(self._failure_text(measured, problem))
+
+    def _failure_text(self, measured: Measured, problem: str) -> str:
+        lines = [problem, *measured.explanation(self.name)]
+        return "\n".join(lines)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Our own failures as text; anything else with its traceback."""
+        if isinstance(excinfo.value, CheckFailure):
+            return str(excinfo.value)
+        if isinstance(excinfo.value, InvarlockError):
+            return f"ERROR: {excinfo.value} [{excinfo.value.code}]"
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """The suite as location, and a title with spaces, which pytest leaves as it is."""
+        location = self.config.rootpath / self.suite.node_prefix
+        return location, None, " ".join((self.pair.name, self.scenario.name, self.name))

@@ -1,0 +1,128 @@
+"""The ``invarlock`` marker: its arguments, and the comparison they describe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.items import CheckItem
+from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair, Scenario
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.nearest import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.policy.settings import Settings
+
+SETTING_KEYWORDS = (
+    "tier",
+    "profile",
+    "dataset",
+    "kind",
+    "device",
+    "dtype",
+    "threads",
+    "determinism",
+)
+COUNT_KEYWORDS = {"preview_n": "preview-windows", "final_n": "final-windows",
+                  "seq_len": "seq-len", "stride": "stride"}  # fmt: skip
+KEYWORDS = ("baseline", "subject", "edit", *SETTING_KEYWORDS, *COUNT_KEYWORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one marker asks to compare."""
+
+    pair: Pair
+    scenario: Scenario
+    plan: MeasurementPlan
+    policy: DecisionPolicy
+
+
+def check_markers(items: Sequence[pytest.Item]) -> None:
+    """Raise a usage error, naming file and line, for a marker with unknown or missing arguments."""
+    for item in items:
+        marker = item.get_closest_marker("invarlock")
+        if marker is None or isinstance(item, CheckItem):
+            continue
+        try:
+            check_arguments(marker)
+        except ConfigError as error:
+            path, line, _ = item.reportinfo()
+            raise pytest.UsageError(f"{path}:{(line or 0) + 1}: {error} [{error.code}]") from error
+
+
+def check_arguments(marker: pytest.Mark) -> None:
+    """Raise ConfigError unless the marker names a baseline, a change, and only known keywords."""
+    if marker.args:
+        raise ConfigError("the marker takes keywords only", remedy="write baseline=…, subject=…")
+    for keyword in marker.kwargs:
+        if keyword not in KEYWORDS:
+            raise ConfigError(
+                f"the marker has no keyword {keyword!r}",
+                remedy=nearest(keyword, sorted(KEYWORDS), "keyword"),
+                code="UNKNOWN_KEY",
+            )
+    if "baseline" not in marker.kwargs:
+        raise ConfigError("the marker names no baseline", remedy="give baseline=MODEL")
+    if ("subject" in marker.kwargs) == ("edit" in marker.kwargs):
+        raise ConfigError(
+            "the marker needs either subject or edit", remedy="give subject=MODEL or edit={...}"
+        )
+
+
+def comparison_of(request: pytest.FixtureRequest, settings: Settings) -> Comparison:
+    """The comparison of the marker nearest to the requesting test; settings made elsewhere win."""
+    from pytest_invarlock.policy.plan_settings import build_plan, build_policy
+    from pytest_invarlock.policy.settings import Setting
+    from pytest_invarlock.policy.suite import display_name
+
+    marker = request.node.get_closest_marker("invarlock")
+    if marker is None:
+        raise ConfigError(
+            f"{request.node.nodeid}: uses an invarlock fixture without the marker",
+            remedy="add @pytest.mark.invarlock(baseline=…, subject=…)",
+        )
+    check_arguments(marker)
+    kwargs = marker.kwargs
+    made = dict(settings.made)
+    for keyword, value in kwargs.items():
+        name = COUNT_KEYWORDS.get(keyword, keyword)
+        if name not in made and keyword in (*SETTING_KEYWORDS, *COUNT_KEYWORDS):
+            made[name] = Setting((str(value),), f"marker {keyword}")
+    effective = replace(settings, made=made)
+    root = request.config.rootpath
+    plan, _ = build_plan({}, effective, root)
+    pair = Pair(display_name(str(kwargs["baseline"])), str(kwargs["baseline"]))
+    scenario = Scenario(
+        scenario_name(request.node.nodeid),
+        edit=_edit(kwargs.get("edit")),
+        subject=str(kwargs["subject"]) if "subject" in kwargs else None,
+        kind=effective.text("kind") or "any",
+    )
+    expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
+    return Comparison(pair, scenario, plan, build_policy({}, effective, expectations))
+
+
+def scenario_name(node_id: str) -> str:
+    """A scenario's name from a test's node id: unique, without brackets, ``::`` or ``@``."""
+    for forbidden, instead in (("::", "."), ("[", "("), ("]", ")"), ("@", "-")):
+        node_id = node_id.replace(forbidden, instead)
+    return node_id
+
+
+def _edit(value: Any) -> EditSpec | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return EditSpec(value)
+    if not isinstance(value, dict) or "name" not in value or set(value) - {"name", "plan"}:
+        raise ConfigError(
+            f"the marker's edit {value!r} is not an edit", remedy='give {"name": …, "plan": {…}}'
+        )
+    return EditSpec(str(value["name"]), dict(value.get("plan") or {}))

@@ -1,0 +1,1 @@
+"""Metrics: forward passes over windows, giving arrays."""

@@ -1,0 +1,138 @@
+"""The pytest11 entry point: options, markers and hooks, each delegating in a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_invarlock.policy.settings import SETTINGS
+from pytest_invarlock.stash import ACTIVATION, CONTROLLER, WORKBENCH
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+from pytest_invarlock.fixtures import (
+    invarlock,
+    invarlock_adapter,
+    invarlock_baseline,
+    invarlock_edit,
+    invarlock_policy,
+    invarlock_subject,
+    invarlock_windows,
+)
+
+__all__ = [
+    "invarlock",
+    "invarlock_adapter",
+    "invarlock_baseline",
+    "invarlock_edit",
+    "invarlock_policy",
+    "invarlock_subject",
+    "invarlock_windows",
+]
+
+MARKER = (
+    "invarlock(baseline, subject=None, edit=None, tier, profile, dataset, kind): compare a model "
+    "with its baseline; the test uses the fixture of the same name"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every setting as an option and as an ini key."""
+    group = parser.getgroup("invarlock", "gates for changed language models")
+    for spec in SETTINGS:
+        default = f" (default: {spec.default})" if spec.default else ""
+        text = f"{spec.help}{default}; ini {spec.dest}, env {spec.environment}"
+        option = f"--invarlock-{spec.name}"
+        if spec.flag:
+            group.addoption(option, dest=spec.dest, action="store_true", default=None, help=text)
+        else:
+            action = "append" if spec.repeatable else "store"
+            group.addoption(
+                option, dest=spec.dest, action=action, default=None, metavar=spec.metavar, help=text
+            )
+        parser.addini(spec.dest, spec.help, type="string", default="")
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """``--invarlock-list-suites`` prints and ends the session."""
+    from pytest_invarlock.reporting.suites import list_suites
+
+    return list_suites(config) if config.getoption("invarlock_list_suites") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read settings and named suites; set up the controller."""
+    from pytest_invarlock.activation import activate
+    from pytest_invarlock.session import RunController
+
+    config.addinivalue_line("markers", MARKER)
+    activation = activate(config)
+    if not hasattr(config, "workerinput"):
+        controller = RunController(config, activation)
+        config.stash[CONTROLLER] = controller
+        config.pluginmanager.register(controller, "invarlock-controller")
+        if config.pluginmanager.hasplugin("xdist"):
+            from pytest_invarlock.distribution import DistributionHooks
+
+            config.pluginmanager.register(
+                DistributionHooks(lambda: controller.expects_suites), "invarlock-distribution"
+            )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Drop the resident model."""
+    workbench = config.stash.get(WORKBENCH, None)
+    if workbench is not None:
+        workbench.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Named suites are children of the session; they need no file in the user's tree."""
+    report = yield
+    if isinstance(collector, pytest.Session) and collector.config.stash[ACTIVATION].virtual:
+        from pytest_invarlock.collection import suite_nodes
+
+        report.result.extend(suite_nodes(collector))
+    return report
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Suite files: ``*.invarlock.yaml``, and whatever file was named as a suite."""
+    if file_path.suffix not in (".yaml", ".yml"):
+        return None
+    from pytest_invarlock.collection import suite_file_node
+
+    return suite_file_node(file_path, parent)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Check the arguments of our markers."""
+    if any(item.get_closest_marker("invarlock") for item in items):
+        from pytest_invarlock.marker import check_markers
+
+        check_markers(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Put the checks of a scenario together again, whatever reordered the items.
+
+    This late because ``--ff`` and ``--nf`` reorder after every ``pytest_collection_modifyitems``.
+    """
+    if any(item.get_closest_marker("invarlock") for item in session.items):
+        from pytest_invarlock.collection import regrouped
+
+        session.items[:] = regrouped(session.items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Progress reports are no test outcomes."""
+    return ("", "", "") if report.when == "progress" else None  # type: ignore[comparison-overlap]

@@ -1,0 +1,1 @@
+"""What is demanded, and where it is written: tiers, profiles, suites, and their YAML."""

@@ -1,0 +1,168 @@
+"""Resolve plan and policy: settings over suite file over profile over default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.plan import DataSource, Determinism, MeasurementPlan, WindowSelection
+from pytest_invarlock.policy.decision_policy import (
+    DecisionPolicy,
+    Expectation,
+    Floors,
+    MetricLimits,
+    Mode,
+)
+from pytest_invarlock.policy.tiers import Profile, load_profile, load_tier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_invarlock.policy.settings import Settings
+
+DEFAULT_SEQ_LEN = 512
+DEFAULT_BATCH_TOKENS = 8192
+PROFILES = ("dev", "ci_cpu", "ci", "release")
+
+
+def resolve_profile(value: Mapping[str, Any], settings: Settings) -> Profile:
+    """The profile: as set, as the suite file says, else ``ci`` where CI is set, ``dev`` elsewhere."""
+    default = "ci" if settings.in_ci else "dev"
+    return load_profile(settings.choice("profile", PROFILES) or str(value.get("profile", default)))
+
+
+def build_plan(
+    value: Mapping[str, Any], settings: Settings, folder: Path
+) -> tuple[MeasurementPlan, tuple[str, ...]]:
+    """The measurement plan of a suite document (or of ``{}``) and notes for the user.
+
+    ``folder`` is where relative file names of the document are looked for.
+    """
+    profile = resolve_profile(value, settings)
+    dataset: Mapping[str, Any] = value.get("dataset", {})
+    run: Mapping[str, Any] = value.get("run", {})
+    source, notes = _source(dataset, settings, profile, folder)
+    seq_len = settings.number("seq-len", minimum=32) or dataset.get("seq_len", DEFAULT_SEQ_LEN)
+    stride = settings.number("stride") or dataset.get("stride", seq_len)
+    threads_text = settings.text("threads")
+    threads = (
+        settings.number("threads")
+        if threads_text not in (None, "auto")
+        else ("auto" if threads_text == "auto" else run.get("threads", "auto"))
+    )
+    batch = settings.number("batch") if settings.text("batch") not in (None, "auto") else None
+    _check_arms(dataset, settings, profile)
+    plan = MeasurementPlan(
+        source=source,
+        windows=WindowSelection(
+            seq_len=seq_len,
+            stride=min(stride, seq_len),
+            preview_windows=settings.number("preview-windows")
+            or dataset.get("preview_n", profile.preview_windows),
+            final_windows=settings.number("final-windows")
+            or dataset.get("final_n", profile.final_windows),
+            max_windows_per_document=dataset.get("max_windows_per_document", 8),
+            seed=dataset.get("seed", 0),
+        ),
+        device=settings.choice("device", ("auto", "cpu", "cuda", "mps")) or run.get("device", "auto"),
+        dtype=settings.choice("dtype", ("auto", "float32", "bfloat16", "float16", "float64"))
+        or run.get("dtype", "auto"),
+        threads=cast("int | Literal['auto']", threads),
+        determinism=cast(
+            Determinism,
+            settings.choice("determinism", ("throughput", "strict"))
+            or run.get("determinism", profile.determinism),
+        ),
+        batch_tokens=batch or run.get("batch_tokens", DEFAULT_BATCH_TOKENS),
+    )  # fmt: skip
+    return plan, notes
+
+
+def _check_arms(dataset: Mapping[str, Any], settings: Settings, profile: Profile) -> None:
+    preview = settings.number("preview-windows") or dataset.get(
+        "preview_n", profile.preview_windows
+    )
+    final = settings.number("final-windows") or dataset.get("final_n", profile.final_windows)
+    if preview != final:
+        raise ConfigError(
+            f"the arms differ in size: {preview} preview windows, {final} final windows",
+            remedy="give both arms the same count (preview_n, final_n)",
+            code="UNEQUAL_ARMS",
+        )
+
+
+def _source(
+    dataset: Mapping[str, Any], settings: Settings, profile: Profile, folder: Path
+) -> tuple[DataSource, tuple[str, ...]]:
+    text = settings.text("dataset")
+    if text is not None:
+        provider, _, location = text.partition(":")
+        if provider == "pydoc" and not location:
+            return DataSource("pydoc"), ()
+        if provider == "local_jsonl" and location:
+            return DataSource("local_jsonl", str(Path(location).absolute())), ()
+        raise settings.wrong("dataset", "pydoc or local_jsonl:FILE")
+    if "provider" in dataset:
+        file = dataset.get("file")
+        return DataSource(
+            provider=dataset["provider"],
+            location=str((folder / file).absolute()) if file else None,
+            text_field=dataset.get("text_field", "text"),
+            id_field=dataset.get("id_field"),
+        ), ()
+    if profile.name in ("ci", "release"):
+        raise ConfigError(
+            f"no evaluation data is named, and profile {profile.name} takes no stand-in",
+            remedy="give --invarlock-dataset=local_jsonl:FILE, or pydoc for the shipped text",
+            code="NO_DATASET",
+        )
+    return DataSource("pydoc"), (
+        "no evaluation data is named: using the shipped text (pydoc); "
+        "give --invarlock-dataset=local_jsonl:FILE to use your own",
+    )
+
+
+def build_policy(
+    value: Mapping[str, Any],
+    settings: Settings,
+    expectations: Mapping[tuple[str, str], Expectation],
+) -> DecisionPolicy:
+    """The decision policy of a suite document (or of ``{}``), each override with its provenance."""
+    profile = resolve_profile(value, settings)
+    tier = load_tier(settings.text("tier") or str(value.get("tier", "balanced")))
+    metric: Mapping[str, Any] = value.get("primary_metric", {})
+    floors: Mapping[str, Any] = value.get("floors", {})
+    modes: dict[str, Mode] = {
+        **tier.modes,
+        **{name: guard["mode"] for name, guard in value.get("guards", {}).items()},
+    }
+    provenance = dict(tier.provenance)
+    for block in ("primary_metric", "floors", "guards"):
+        provenance |= {f"{block}.{key}": "suite file" for key in value.get(block, {})}
+    return DecisionPolicy(
+        tier=tier.name,
+        profile=profile.name,
+        checks=tier.checks,
+        modes=modes,
+        primary_metric=MetricLimits(
+            ratio_limit=float(metric.get("ratio_limit", tier.ratio_limit)),
+            catastrophic_ratio=float(metric.get("catastrophic_ratio", tier.catastrophic_ratio)),
+            alpha=tier.alpha,
+            bootstrap_alpha=tier.bootstrap_alpha,
+            bootstrap_replicates=value.get("bootstrap_replicates", profile.bootstrap_replicates),
+        ),
+        floors=Floors(
+            documents=floors.get("documents", profile.documents),
+            effective_documents=float(
+                floors.get("effective_documents", profile.effective_documents)
+            ),
+            tokens=floors.get("tokens", tier.token_floor if profile.token_floor_enforced else None),
+        ),
+        on_inconclusive=cast(
+            "Literal['fail', 'xfail']",
+            settings.choice("on-inconclusive", ("fail", "xfail")) or "fail",
+        ),
+        expectations=dict(expectations),
+        provenance=provenance,
+    )

@@ -1,0 +1,167 @@
+"""The settings a user can make, as data, and how one is read: the value and where it came from.
+
+Every setting ``x-y`` is option ``--invarlock-x-y``, ini ``invarlock_x_y`` and environment
+``INVARLOCK_X_Y``. Command line > environment > ini > suite file > profile > default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.nearest import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class SettingSpec:
+    """One setting: its dashed name, placeholder, help text, and shape."""
+
+    name: str
+    metavar: str
+    help: str
+    default: str = ""
+    repeatable: bool = False
+    flag: bool = False
+
+    @property
+    def dest(self) -> str:
+        """``invarlock_x_y``: argparse destination and ini name."""
+        return "invarlock_" + self.name.replace("-", "_")
+
+    @property
+    def environment(self) -> str:
+        """``INVARLOCK_X_Y``."""
+        return self.dest.upper()
+
+
+SETTINGS: tuple[SettingSpec, ...] = (
+    SettingSpec("suite", "NAME|FILE", "Run a shipped suite or a suite file"),
+    SettingSpec("baseline", "MODEL", "Compare checkpoints: the baseline (Hub id, directory, …)"),
+    SettingSpec("subject", "MODEL", "Compare checkpoints: a subject; may repeat", repeatable=True),
+    SettingSpec("model", "MODEL", "Replace the suite's models; may repeat", repeatable=True),
+    SettingSpec("scenario", "ID", "Run a suite of just this scenario; may repeat", repeatable=True),
+    SettingSpec("tier", "NAME|FILE", "Limits: conservative, balanced, aggressive", "balanced"),
+    SettingSpec("profile", "NAME", "Counts: dev, ci_cpu, ci, release", "ci where CI is set, or dev"),
+    SettingSpec("dataset", "KIND[:FILE]", "Data: pydoc, or local_jsonl:FILE", "suite's"),
+    SettingSpec("preview-windows", "N", "Windows of the preview arm", "profile's"),
+    SettingSpec("final-windows", "N", "Windows of the final arm", "profile's"),
+    SettingSpec("seq-len", "TOKENS", "Tokens of a window", "512"),
+    SettingSpec("stride", "TOKENS", "Tokens from one window to the next", "seq-len"),
+    SettingSpec("batch", "TOKENS|auto", "Tokens of one forward pass", "auto"),
+    SettingSpec("kind", "KIND", "Declared kind of change of a compared subject", "any"),
+    SettingSpec("repeats", "N", "Draws of windows per scenario", "1"),
+    SettingSpec("out", "DIR", "Everything written goes under here", "invarlock-out"),
+    SettingSpec("signing-key", "FILE|auto|none", "Ed25519 key that signs the pack", "auto"),
+    SettingSpec("device", "NAME", "auto, cpu, cuda, mps", "auto"),
+    SettingSpec("dtype", "NAME", "auto, float32, bfloat16, float16, float64", "auto"),
+    SettingSpec("threads", "auto|N", "CPU threads of a worker", "auto"),
+    SettingSpec("determinism", "MODE", "throughput or strict", "profile's"),
+    SettingSpec("on-inconclusive", "WORD", "fail or xfail", "fail"),
+    SettingSpec("progress", "MODE", "auto, line, plain, off", "auto"),
+    SettingSpec("allow-network", "", "Let Hub clients use the network", "off", flag=True),
+    SettingSpec("no-pack", "", "Write no evidence pack", "off", flag=True),
+    SettingSpec("list-suites", "", "List the shipped suites and exit", "off", flag=True),
+)  # fmt: skip
+SPECS: Mapping[str, SettingSpec] = {spec.name: spec for spec in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value a user gave, as text (or several), and the name of the place it stands in."""
+
+    values: tuple[str, ...]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings made on the command line, in the environment or in an ini file."""
+
+    made: Mapping[str, Setting] = field(default_factory=dict)
+    in_ci: bool = False
+
+    def text(self, name: str) -> str | None:
+        """The value of a setting, or None where nobody made it."""
+        setting = self.made.get(name)
+        return setting.values[-1] if setting is not None else None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The values of a repeatable setting."""
+        setting = self.made.get(name)
+        return setting.values if setting is not None else ()
+
+    def flag(self, name: str) -> bool:
+        """Whether a flag is on; raises ConfigError for a value that is neither yes nor no."""
+        text = (self.text(name) or "false").lower()
+        if text in ("1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off", ""):
+            return False
+        raise self.wrong(name, "true or false")
+
+    def number(self, name: str, *, minimum: int = 1) -> int | None:
+        """The whole number a setting gives, or None; raises ConfigError otherwise."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise self.wrong(name, f"a whole number of at least {minimum}")
+        return value
+
+    def choice(self, name: str, allowed: tuple[str, ...]) -> str | None:
+        """One of ``allowed``, or None; raises ConfigError naming the nearest."""
+        text = self.text(name)
+        if text is None or text in allowed:
+            return text
+        raise ConfigError(
+            f"{self.made[name].origin}: {text!r} is not one of its values",
+            remedy=nearest(text, list(allowed), "value"),
+            code="BAD_VALUE",
+        )
+
+    def wrong(self, name: str, wanted: str) -> ConfigError:
+        """The error for a value of the wrong shape."""
+        setting = self.made[name]
+        return ConfigError(
+            f"{setting.origin}: {setting.values[-1]!r} cannot be used",
+            remedy=f"give {wanted}",
+            code="BAD_VALUE",
+        )
+
+
+def collect_settings(
+    option: Callable[[str], object],
+    ini: Callable[[str], object],
+    environment: Mapping[str, str],
+) -> Settings:
+    """Gather every setting by precedence: ``option`` and ``ini`` answer by ``dest`` name."""
+    made: dict[str, Setting] = {}
+    for spec in SETTINGS:
+        for value, origin in (
+            (option(spec.dest), f"--invarlock-{spec.name}"),
+            (environment.get(spec.environment), spec.environment),
+            (ini(spec.dest), f"ini {spec.dest}"),
+        ):
+            values = _as_texts(value, spec)
+            if values:
+                made[spec.name] = Setting(values, origin)
+                break
+    in_ci = environment.get("CI", "").lower() not in ("", "0", "false", "no")
+    return Settings(made, in_ci=in_ci)
+
+
+def _as_texts(value: object, spec: SettingSpec) -> tuple[str, ...]:
+    if value is None or value is False or value == "":
+        return ()
+    if value is True:
+        return ("true",)
+    if isinstance(value, list | tuple):
+        return tuple(str(part) for part in value)
+    if spec.repeatable:
+        return tuple(str(value).split())
+    return (str(value),)

@@ -1,0 +1,264 @@
+"""Suites: pairs × scenarios, one plan, one policy; from names, files or the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.path_names import check_distinct
+from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair, Scenario
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.plan_settings import build_plan, build_policy
+from pytest_invarlock.policy.resources import PACKAGE, names, read_text
+from pytest_invarlock.policy.schema_check import check_document
+from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_invarlock.policy.settings import Settings
+
+SUITE_FILE_SUFFIXES = (".invarlock.yaml", ".invarlock.yml")
+COMPARE = "compare"
+_CATEGORY = {
+    Strictness.MUST_PASS: "clean",
+    Strictness.MUST_FAIL: "stress",
+    Strictness.MUST_DETECT: "error",
+    Strictness.INFORMATIONAL: "stress",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What a run measures and demands.
+
+    ``node_prefix`` heads its node ids; ``path`` exists on disk and stands for it there;
+    ``draws`` is how many window draws each scenario is measured on.
+    """
+
+    name: str
+    node_prefix: str
+    path: Path
+    pairs: tuple[Pair, ...]
+    scenarios: tuple[Scenario, ...]
+    plan: MeasurementPlan
+    policy: DecisionPolicy
+    draws: int = 1
+    notes: tuple[str, ...] = ()
+
+    def expectation(self, pair: Pair, scenario: Scenario) -> Expectation:
+        """What ``scenario`` of ``pair`` must show."""
+        return self.policy.expectation(pair.name, scenario.name)
+
+    def checks(self, pair: Pair, scenario: Scenario) -> tuple[str, ...]:
+        """The names of the items of a scenario: one per check, or its single item."""
+        expected = self.expectation(pair, scenario)
+        if expected.wants_detection:
+            return ("detected",)
+        if expected.strictness is Strictness.INFORMATIONAL:
+            return ("signal",)
+        return self.policy.checks
+
+    def planned(self) -> Iterator[tuple[Pair, Scenario]]:
+        """Every (pair, scenario) in order."""
+        for pair in self.pairs:
+            for scenario in self.scenarios:
+                yield pair, scenario
+
+    def node_ids(self) -> list[str]:
+        """Every item's node id in order."""
+        return [
+            f"{self.node_prefix}::{pair.name}::{scenario.name}::{check}"
+            for pair, scenario in self.planned()
+            for check in self.checks(pair, scenario)
+        ]
+
+
+def shipped_suites() -> list[str]:
+    """The names of the shipped suites."""
+    return names("suites", ".yaml")
+
+
+def suite_description(name: str) -> str:
+    """The one-line description a shipped suite gives itself."""
+    value = parse_yaml(read_text("suites", f"{name}.yaml"), name=name).value
+    return str(value.get("description", ""))
+
+
+def load_suite(reference: str, settings: Settings, rootpath: Path) -> Suite:
+    """The suite of a shipped name or of a YAML file; raises ConfigError naming what is wrong."""
+    shipped = shipped_suites()
+    if reference in shipped:
+        document = parse_yaml(
+            read_text("suites", f"{reference}.yaml"), name=f"suites/{reference}.yaml"
+        )
+        return _build(document, settings, f"invarlock/{reference}", _shipped_path(reference))
+    path = Path(reference)
+    if not path.is_absolute():
+        path = rootpath / path
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        raise ConfigError(
+            f"no suite is named {reference!r}",
+            remedy=nearest(reference, shipped, "suite"),
+            code="UNKNOWN_SUITE",
+        )
+    return load_suite_file(path, settings, rootpath)
+
+
+def load_suite_file(path: Path, settings: Settings, rootpath: Path) -> Suite:
+    """The suite in the YAML file ``path``; its node ids start with the path below ``rootpath``."""
+    document = load_yaml(path)
+    resolved = path.resolve()
+    root = rootpath.resolve()
+    prefix = resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else path.name
+    return _build(document, settings, prefix, path)
+
+
+def compare_suite(settings: Settings, rootpath: Path) -> Suite:
+    """The ad-hoc suite of ``--invarlock-baseline`` and ``--invarlock-subject``."""
+    baseline = settings.text("baseline")
+    subjects = settings.texts("subject")
+    if baseline is None or not subjects:
+        given, missing = ("subject", "baseline") if baseline is None else ("baseline", "subject")
+        raise ConfigError(
+            f"--invarlock-{given} stands alone", remedy=f"give --invarlock-{missing} as well"
+        )
+    labels = _unique([display_name(subject) for subject in subjects])
+    kind = settings.text("kind") or "any"
+    pair = Pair(display_name(baseline), baseline)
+    scenarios = tuple(
+        Scenario(label, subject=subject, kind=kind)
+        for label, subject in zip(labels, subjects, strict=True)
+    )
+    expectations = {
+        (pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)
+        for scenario in scenarios
+    }
+    plan, notes = build_plan({}, settings, rootpath)
+    return Suite(
+        name=COMPARE,
+        node_prefix=f"invarlock/{COMPARE}",
+        path=rootpath,
+        pairs=(pair,),
+        scenarios=scenarios,
+        plan=plan,
+        policy=build_policy({}, settings, expectations),
+        draws=settings.number("repeats") or 1,
+        notes=notes,
+    )
+
+
+def display_name(reference: str) -> str:
+    """A model's name in node ids: a path by its last component, no brackets, ``::`` or ``@``."""
+    name = reference.removeprefix("hf:")
+    if not name.startswith("builtin:") and (Path(name).is_absolute() or name.startswith(".")):
+        name = Path(name).resolve().name
+    for forbidden, instead in (("[", "("), ("]", ")"), ("::", ":"), ("@", "-")):
+        name = name.replace(forbidden, instead)
+    return name
+
+
+def _unique(labels: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    unique = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        unique.append(label if seen[label] == 1 else f"{label}~{seen[label]}")
+    return unique
+
+
+def _shipped_path(name: str) -> Path:
+    from importlib.resources import files
+
+    return Path(str(files(PACKAGE).joinpath("suites", f"{name}.yaml")))
+
+
+def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) -> Suite:
+    check_document(document, "suite")
+    value = document.value
+    models = list(settings.texts("model")) or value["models"]
+    pairs = tuple(
+        Pair(label, reference)
+        for label, reference in zip(
+            _unique([display_name(model) for model in models]), models, strict=True
+        )
+    )
+    scenarios = _selected(document, settings)
+    check_distinct((pair.name for pair in pairs), "model")
+    check_distinct((scenario.name for scenario, _ in scenarios), "scenario")
+    expectations = {
+        (pair.name, scenario.name): expected for pair in pairs for scenario, expected in scenarios
+    }
+    plan, notes = build_plan(value, settings, path.parent)
+    return Suite(
+        name=value["name"],
+        node_prefix=prefix,
+        path=path,
+        pairs=pairs,
+        scenarios=tuple(scenario for scenario, _ in scenarios),
+        plan=plan,
+        policy=build_policy(value, settings, expectations),
+        draws=settings.number("repeats") or value.get("run", {}).get("repeats", 1),
+        notes=notes,
+    )
+
+
+def _selected(document: YamlDocument, settings: Settings) -> list[tuple[Scenario, Expectation]]:
+    parsed = [
+        _scenario(document, index, entry) for index, entry in enumerate(document.value["scenarios"])
+    ]
+    ids = [scenario.name for scenario, _ in parsed]
+    for index, name in enumerate(ids):
+        if name in ids[:index]:
+            line = document.line_of(("scenarios", index, "id"))
+            raise ConfigError(
+                f"{document.name}:{line}: scenario id {name!r} stands twice",
+                remedy="give every scenario its own id",
+            )
+    wanted = settings.texts("scenario")
+    for name in wanted:
+        if name not in ids:
+            raise ConfigError(
+                f"{settings.made['scenario'].origin}: {document.name} has no scenario {name!r}",
+                remedy=nearest(name, ids, "scenario"),
+                code="UNKNOWN_SCENARIO",
+            )
+    return [entry for entry in parsed if not wanted or entry[0].name in wanted]
+
+
+def _scenario(
+    document: YamlDocument, index: int, entry: dict[str, Any]
+) -> tuple[Scenario, Expectation]:
+    from pytest_invarlock.policy.edit_names import check_edit
+
+    edit = None
+    if "edit" in entry:
+        edit = EditSpec(entry["edit"]["name"], dict(entry["edit"].get("plan") or {}))
+        check_edit(edit, document, ("scenarios", index, "edit"))
+    scenario = Scenario(
+        entry["id"], edit=edit, subject=entry.get("subject"), kind=entry.get("kind", "any")
+    )
+    strictness = Strictness(entry["strictness"])
+    detectors = entry.get("detectors", {})
+    if detectors and strictness is Strictness.MUST_PASS:
+        line = document.line_of(("scenarios", index, "detectors"))
+        raise ConfigError(
+            f"{document.name}:{line}: scenarios[{index}].detectors: "
+            "a scenario that must pass has none",
+            remedy="drop the key, or make it must_fail or must_detect",
+        )
+    expected = Expectation(
+        category=entry.get("category", _CATEGORY[strictness]),
+        strictness=strictness,
+        detectors_any=tuple(detectors.get("any", ())),
+        detectors_all=tuple(detectors.get("all", ())),
+    )
+    return scenario, expected
+
+
+def restricted(suite: Suite, pair: Pair, scenario: Scenario) -> Suite:
+    """``suite`` with one pair and one scenario; its policy is unchanged."""
+    return replace(suite, pairs=(pair,), scenarios=(scenario,))

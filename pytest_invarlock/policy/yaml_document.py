@@ -1,0 +1,128 @@
+"""Read YAML under the 1.2 core schema, remembering the line of every key.
+
+YAML 1.1, which PyYAML implements, reads ``9e-4`` as text and ``on``/``no`` as booleans; the core
+schema (YAML 1.2.2, section 10.3) does what people mean. Duplicate keys are errors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pytest_invarlock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+KeyPath = tuple[str | int, ...]
+
+_NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
+_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+_INT = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
+_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_SPECIAL_FLOAT = re.compile(r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
+
+
+@dataclass(frozen=True, slots=True)
+class YamlDocument:
+    """A parsed mapping and the 1-based line on which each key path stands."""
+
+    name: str
+    value: dict[str, Any]
+    lines: Mapping[KeyPath, int]
+
+    def line_of(self, path: KeyPath) -> int:
+        """The line of ``path``, or of its nearest recorded parent."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+
+def load_yaml(path: Path) -> YamlDocument:
+    """Read the mapping in the file ``path``; raises ConfigError naming file, line and cause."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}",
+            remedy="name a readable YAML file",
+            code="UNREADABLE_FILE",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text", remedy="save it as UTF-8") from error
+    return parse_yaml(text, name=str(path))
+
+
+def parse_yaml(text: str, *, name: str) -> YamlDocument:
+    """Parse ``text``; ``name`` is what errors call it."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark is not None else 1
+        raise ConfigError(
+            f"{name}:{line}: not valid YAML: {error.problem or error.context}",
+            remedy="mend the YAML syntax on that line",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}", remedy="mend the syntax") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{name}: must hold a mapping of keys", remedy="write key: value lines")
+    lines: dict[KeyPath, int] = {}
+    return YamlDocument(name, _construct_mapping(node, (), lines, name), lines)
+
+
+def _construct(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return _construct_mapping(node, path, lines, name)
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for index, child in enumerate(node.value):
+            lines[(*path, index)] = child.start_mark.line + 1
+            items.append(_construct(child, (*path, index), lines, name))
+        return items
+    return _scalar(node)
+
+
+def _construct_mapping(
+    node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], name: str
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{name}:{line}: a key must be a word", remedy="use a plain key")
+        key = key_node.value
+        if key in result:
+            raise ConfigError(
+                f"{name}:{line}: key {key!r} stands twice (first on line {lines[(*path, key)]})",
+                remedy="keep one of the two",
+                code="DUPLICATE_KEY",
+            )
+        lines[(*path, key)] = line
+        result[key] = _construct(value_node, (*path, key), lines, name)
+    return result
+
+
+def _scalar(node: yaml.Node) -> str | int | float | bool | None:
+    text = str(node.value)
+    if isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">"):
+        return text
+    if _NULL.match(text):
+        return None
+    if _BOOL.match(text):
+        return text.lower() == "true"
+    if _INT.match(text):
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    if _FLOAT.match(text):
+        return float(text)
+    if _SPECIAL_FLOAT.match(text):
+        if text.lower() == ".nan":
+            return math.nan
+        return -math.inf if text.startswith("-") else math.inf
+    return text

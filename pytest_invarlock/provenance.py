@@ -1,0 +1,53 @@
+"""Who measured: the plugin's own identity, and the versions and machine it ran with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pytest")
+
+
+@cache
+def code_digest() -> str:
+    """``sha256:`` over the installed Python files of the plugin and its guards, by name."""
+    content = hashlib.sha256()
+    for package in ("invarlock_guards", "pytest_invarlock"):
+        spec = find_spec(package)
+        for folder in sorted(spec.submodule_search_locations or ()) if spec is not None else ():
+            root = Path(folder)
+            for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
+                name = f"{package}/{path.relative_to(root).as_posix()}"
+                content.update(f"{name}|".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return "sha256:" + content.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that can change a number, without importing them."""
+    versions = {"python": platform.python_version(), "pytest-invarlock": tool_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return versions
+
+
+def tool_version() -> str:
+    """The installed version of this plugin."""
+    return version("pytest-invarlock")
+
+
+def machine() -> dict[str, str | int | None]:
+    """The kind of machine; no host or user names."""
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+    }

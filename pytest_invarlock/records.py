@@ -1,0 +1,220 @@
+"""Record: the facts that were measured, digested and decided on, and the observations beside them.
+
+Facts are the only input of `decide`. Observations (times, memory, host, worker) never enter the
+record's digest. Arrays travel in an ``.npz`` beside the JSON; facts hold each array's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.plan import ARMS, Arm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FACTS_FORMAT = "invarlock-facts-v1"
+RECORD_FORMAT = "invarlock-record-v1"
+ARRAY_FIELDS: Mapping[str, str] = {
+    "documents": "<i8",
+    "tokens": "<i8",
+    "baseline_nll": "<f8",
+    "subject_nll": "<f8",
+}
+MAX_WINDOWS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmLosses:
+    """Paired per-window losses of one arm.
+
+    ``documents`` int64 (n_windows,) ordinals; ``tokens`` int64 (n_windows,) predicted tokens;
+    ``baseline_nll`` and ``subject_nll`` float64 (n_windows,) summed negative log-likelihood over
+    those tokens, in nats.
+    """
+
+    documents: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    baseline_nll: NDArray[np.float64]
+    subject_nll: NDArray[np.float64]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by field name, little-endian."""
+        return {
+            name: np.ascontiguousarray(getattr(self, name), dtype=dtype)
+            for name, dtype in ARRAY_FIELDS.items()
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """What was measured about one scenario in one draw.
+
+    ``baseline`` and ``subject`` identify models by digests; ``edit`` says what was applied and to
+    how much; ``data`` identifies tokenised data and its sampling; ``guards`` maps guard names to
+    their evidence; ``error`` is the code of a typed error that ended the measurement, and then
+    ``arms`` and ``guards`` may be empty.
+    """
+
+    model: str
+    scenario: str
+    draw: int
+    kind: str
+    plan: Mapping[str, Any]
+    baseline: Mapping[str, Any]
+    subject: Mapping[str, Any]
+    edit: Mapping[str, Any] | None
+    data: Mapping[str, Any]
+    arms: Mapping[Arm, ArmLosses]
+    guards: Mapping[str, Mapping[str, Any]]
+    error: str | None = None
+
+    @property
+    def plan_digest(self) -> str:
+        """The digest of what was measured; identity for cache, resume and records."""
+        return digest(self.plan)
+
+    def document(self) -> dict[str, Any]:
+        """Facts as plain JSON values, arrays by digest."""
+        return {
+            "format": FACTS_FORMAT,
+            "model": self.model,
+            "scenario": self.scenario,
+            "draw": self.draw,
+            "kind": self.kind,
+            "plan": dict(self.plan),
+            "plan_digest": self.plan_digest,
+            "baseline": dict(self.baseline),
+            "subject": dict(self.subject),
+            "edit": None if self.edit is None else dict(self.edit),
+            "data": dict(self.data),
+            "arms": {
+                arm: {
+                    "n_windows": len(losses.tokens),
+                    "arrays": {n: array_digest(a) for n, a in losses.arrays().items()},
+                }
+                for arm, losses in self.arms.items()
+            },
+            "guards": {name: dict(evidence) for name, evidence in self.guards.items()},
+            "error": self.error,
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the facts: the record's digest."""
+        return digest(self.document())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """Facts and observations of one scenario in one draw."""
+
+    facts: Facts
+    observations: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form of the record."""
+        return {
+            "format": RECORD_FORMAT,
+            "facts": self.facts.document(),
+            "facts_digest": self.facts.digest,
+            "observations": dict(self.observations),
+        }
+
+    def array_bytes(self) -> bytes:
+        """The ``.npz`` form of the arrays: no compression or times, so equal facts are equal bytes."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for arm, losses in sorted(self.facts.arms.items()):
+                for name, array in losses.arrays().items():
+                    content = io.BytesIO()
+                    np.lib.format.write_array(content, array, version=(1, 0))
+                    archive.writestr(zipfile.ZipInfo(f"{arm}.{name}.npy"), content.getvalue())
+        return buffer.getvalue()
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """``sha256:`` of dtype, shape and little-endian bytes of ``array``."""
+    head = f"{array.dtype.str}|{'x'.join(map(str, array.shape))}|".encode()
+    return "sha256:" + hashlib.sha256(head + array.tobytes()).hexdigest()
+
+
+def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
+    """Rebuild a record from its (schema-checked) JSON form and ``.npz`` bytes.
+
+    Raises EvidenceError where arrays are missing, malformed, or do not have the digests that the
+    facts state, or where a stated digest does not follow.
+    """
+    stated = document["facts"]
+    facts = Facts(
+        model=stated["model"],
+        scenario=stated["scenario"],
+        draw=stated["draw"],
+        kind=stated["kind"],
+        plan=stated["plan"],
+        baseline=stated["baseline"],
+        subject=stated["subject"],
+        edit=stated["edit"],
+        data=stated["data"],
+        arms=_read_arms(stated["arms"], arrays),
+        guards=stated["guards"],
+        error=stated["error"],
+    )
+    if facts.document() != stated or facts.digest != document["facts_digest"]:
+        raise EvidenceError(
+            f"record {facts.model}::{facts.scenario} run {facts.draw}: a stated digest does not "
+            "follow from the facts and arrays",
+            remedy="do not trust this record",
+            code="RECORD_DIGEST_MISMATCH",
+        )
+    return Record(facts, document["observations"])
+
+
+def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]:
+    expected = {f"{arm}.{name}.npy" for arm in stated for name in ARRAY_FIELDS}
+    try:
+        with zipfile.ZipFile(io.BytesIO(arrays)) as archive:
+            if sorted(archive.namelist()) != sorted(expected):
+                raise _bad_arrays("holds other arrays than the record states")
+            return {
+                arm: ArmLosses(
+                    **{
+                        name: _read_array(archive, f"{arm}.{name}.npy", stated[arm]["n_windows"])
+                        for name in ARRAY_FIELDS
+                    }
+                )
+                for arm in ARMS
+                if arm in stated
+            }
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise _bad_arrays("is not a readable .npz archive") from error
+
+
+def _read_array(archive: zipfile.ZipFile, member: str, length: int) -> NDArray[Any]:
+    info = archive.getinfo(member)
+    if not 0 <= length <= MAX_WINDOWS or info.file_size > 8 * length + 4096:
+        raise _bad_arrays(f"{member} is larger than the record states")
+    try:
+        array = np.lib.format.read_array(
+            io.BytesIO(archive.read(member)), allow_pickle=False, max_header_size=1024
+        )
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise _bad_arrays(f"{member} is not a numpy array") from error
+    if array.shape != (length,) or array.dtype.str != ARRAY_FIELDS[member.split(".")[1]]:
+        raise _bad_arrays(f"{member} has another shape or dtype than the record states")
+    return array
+
+
+def _bad_arrays(what: str) -> EvidenceError:
+    return EvidenceError(
+        f"record arrays: {what}", remedy="do not trust this record", code="RECORD_ARRAYS"
+    )

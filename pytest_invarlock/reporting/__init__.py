@@ -1,0 +1,1 @@
+"""Readers of records: the terminal, junit, Markdown. None of them decides anything."""

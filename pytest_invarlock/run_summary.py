@@ -1,0 +1,138 @@
+"""RunSummary: what the controller concludes from the files of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_invarlock.decide import decide
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, policy_from_document
+from pytest_invarlock.verdict import PlannedScenario, RunVerdict, decide_run
+
+if TYPE_CHECKING:
+    from pytest_invarlock.decision import Decision
+    from pytest_invarlock.evidence.pack import SealedPack
+    from pytest_invarlock.records import Record
+    from pytest_invarlock.run_directory import RunDirectory
+
+Status = Literal["complete", "partial", "incomplete"]
+
+
+@dataclass(slots=True)
+class RunSummary:
+    """A run's records, the decision on each, and its verdict where it ran whole.
+
+    ``status`` is ``complete``, ``partial`` (some items were not selected or not reached) or
+    ``incomplete`` (interrupted); only a complete run has a verdict and is sealed.
+    """
+
+    run: RunDirectory
+    plans: list[dict[str, Any]]
+    policies: Mapping[tuple[str, str], DecisionPolicy]
+    planned: tuple[PlannedScenario, ...]
+    records: tuple[Record, ...]
+    decisions: tuple[Decision, ...]
+    status: Status
+    verdict: RunVerdict | None
+    verdict_node: str | None
+    sealed: SealedPack | None = None
+    key_created: bool = False
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The suite's name, ``compare`` or ``markers``."""
+        return str(self.plans[0]["name"]) if self.plans else self.run.run_id
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has a verdict."""
+        return self.status == "complete"
+
+    def policy(self, decision: Decision) -> DecisionPolicy:
+        """The policy a decision was made under."""
+        return self.policies[(decision.model, decision.scenario)]
+
+    def policy_documents(self) -> list[dict[str, Any]]:
+        """Every policy of the run, in the order of its plan parts."""
+        return [policy for plan in self.plans for policy in plan["policies"]]
+
+    def verdict_document(self) -> dict[str, Any]:
+        """``final_verdict.json``: the verdict, or why there is none, and every decision."""
+        verdict = (
+            self.verdict.document()
+            if self.verdict is not None
+            else {
+                "format": "invarlock-verdict-v1",
+                "verdict": None,
+                "requirements": [],
+                "counts": {},
+            }
+        )
+        return {
+            **verdict,
+            "status": self.status,
+            "run_id": self.run.run_id,
+            "suite": self.name,
+            "planned": [entry.document() for entry in self.planned],
+            "decisions": [
+                {
+                    "model": decision.model,
+                    "scenario": decision.scenario,
+                    "draw": decision.draw,
+                    "outcome": decision.outcome.value,
+                    "expectation_met": decision.expectation_met,
+                    "facts_digest": record.facts.digest,
+                }
+                for record, decision in zip(self.records, self.decisions, strict=True)
+            ],
+        }
+
+
+def summarise(run: RunDirectory, ran: set[str], *, interrupted: bool) -> RunSummary:
+    """Read a run's plan and records, decide them, and judge the run where it is whole.
+
+    Args:
+        run: the run's folder.
+        ran: node ids of the items that came to an outcome.
+        interrupted: whether the session was cut short.
+    """
+    plans = run.read_plans()
+    planned = tuple(PlannedScenario(**entry) for plan in plans for entry in plan["planned"])
+    policies = policies_by_scenario([p for plan in plans for p in plan["policies"]])
+    records = tuple(run.all_records())
+    decisions = tuple(
+        decide(record.facts, policies[(record.facts.model, record.facts.scenario)])
+        for record in records
+    )
+    node_ids = {node_id for plan in plans for node_id in plan["node_ids"]}
+    status: Status = "complete"
+    if interrupted:
+        status = "incomplete"
+    elif not node_ids <= ran:
+        status = "partial"
+    verdict = decide_run(planned, decisions, policies) if status == "complete" else None
+    prefix = plans[0]["node_prefix"] if plans else None
+    return RunSummary(
+        run=run,
+        plans=plans,
+        policies=policies,
+        planned=planned,
+        records=records,
+        decisions=decisions,
+        status=status,
+        verdict=verdict,
+        verdict_node=f"{prefix}::verdict" if verdict is not None and prefix else None,
+    )
+
+
+def policies_by_scenario(
+    documents: list[dict[str, Any]],
+) -> dict[tuple[str, str], DecisionPolicy]:
+    """Each scenario's policy; every scenario stands in exactly one policy of a run."""
+    return {
+        key: policy
+        for policy in map(policy_from_document, documents)
+        for key in policy.expectations
+    }

@@ -1,0 +1,151 @@
+"""The controller of a session: which runs are whole, their verdicts, certificates and packs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_invarlock.activation import WORKER_KEY, Activation
+from pytest_invarlock.errors import InvarlockError
+from pytest_invarlock.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from pytest_invarlock.run_summary import RunSummary
+
+
+class RunController:
+    """Hooks of the process that seals: without xdist the only one, with it the controller.
+
+    Truth is the files that workers wrote; reports only say which items ran.
+    """
+
+    def __init__(self, config: pytest.Config, activation: Activation) -> None:
+        self._config = config
+        self._activation = activation
+        self._ran: set[str] = set()
+        self._summaries: list[RunSummary] = []
+        self._progress: ProgressLine | None = None
+
+    @property
+    def expects_suites(self) -> bool:
+        """Whether items of ours may come: then they are scheduled by scenario."""
+        return self._activation.named or any(
+            str(arg).split("::", 1)[0].endswith((".yaml", ".yml")) for arg in self._config.args
+        )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker which session it belongs to."""
+        node.workerinput[WORKER_KEY] = {
+            "session": self._activation.session,
+            "stamp": self._activation.stamp,
+        }
+
+    def pytest_report_header(self) -> list[str]:
+        """One line a named suite, and what was assumed; nothing in a run that is not ours."""
+        lines = []
+        for virtual in self._activation.virtual:
+            suite = virtual.suite
+            lines.append(
+                f"invarlock: {suite.node_prefix} ({len(suite.pairs)} models × "
+                f"{len(suite.scenarios)} scenarios) tier {suite.policy.tier} "
+                f"profile {suite.policy.profile} out {self._activation.out}"
+            )
+            lines += [f"invarlock: note: {note}" for note in suite.notes]
+        return lines
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which items ran to an outcome; show progress."""
+        if self._progress is None:
+            self._progress = ProgressLine(self._config, self._activation.settings)
+        if report.when == "progress":  # type: ignore[comparison-overlap]
+            self._progress.show(report)
+            return
+        self._progress.clear()
+        if report.when == "call":
+            self._ran.add(report.nodeid)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
+        """After the last item of a whole run, report its verdict as one more test."""
+        result = yield
+        if not self._config.option.collectonly:
+            self._summaries = self._summarise(interrupted=False)
+            for summary in self._summaries:
+                if summary.verdict_node is not None:
+                    self._report_verdict(session, summary)
+        return result
+
+    def _summarise(self, *, interrupted: bool) -> list[RunSummary]:
+        if not self._activation.out.is_dir():
+            return []
+        from pytest_invarlock.run_directory import runs_of_session
+        from pytest_invarlock.run_summary import summarise
+
+        activation = self._activation
+        return [
+            summarise(run, self._ran, interrupted=interrupted)
+            for run in runs_of_session(activation.out, activation.stamp, activation.session)
+        ]
+
+    def _report_verdict(self, session: pytest.Session, summary: RunSummary) -> None:
+        from pytest_invarlock.reporting.verdict_testcase import verdict_reports
+
+        hook = session.config.hook
+        reports = verdict_reports(summary)
+        hook.pytest_runtest_logstart(nodeid=reports[0].nodeid, location=reports[0].location)
+        for report in reports:
+            hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=reports[0].nodeid, location=reports[0].location)
+        last_failed = getattr(session.config.pluginmanager.get_plugin("lfplugin"), "lastfailed", {})
+        # No item bears this id: a later --lf would look for it in vain.
+        last_failed.pop(reports[0].nodeid, None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write reports and verdict of every run, seal the whole ones, tell junit."""
+        if self._config.option.collectonly:
+            return
+        interrupted = exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        if interrupted or not self._summaries:
+            self._summaries = self._summarise(interrupted=interrupted)
+        for summary in self._summaries:
+            try:
+                self._conclude(summary)
+            except InvarlockError as error:
+                summary.problem = f"{error} [{error.code}]"
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._summaries:
+            from pytest_invarlock.reporting.junit import add_suite_properties
+
+            add_suite_properties(self._config, self._summaries)
+
+    def _conclude(self, summary: RunSummary) -> None:
+        from pytest_invarlock.evidence.run_pack import seal_run, signing_key, write_reports
+
+        write_reports(summary)
+        if summary.complete and not self._activation.settings.flag("no-pack"):
+            chosen = self._activation.settings.text("signing-key") or "auto"
+            key = signing_key(chosen)
+            summary.key_created = key.created
+            summary.sealed = seal_run(summary, key.private)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table, where the pack is, and how to verify it."""
+        if self._summaries:
+            from pytest_invarlock.reporting.terminal import write_summary
+
+            for summary in self._summaries:
+                write_summary(terminalreporter, summary)
+        self._append_step_summary()
+
+    def _append_step_summary(self) -> None:
+        target = os.environ.get("GITHUB_STEP_SUMMARY")
+        if target and self._summaries:
+            with open(target, "a", encoding="utf-8") as stream:  # noqa: PTH123  a path given as text
+                for summary in self._summaries:
+                    stream.write((summary.run.path / "summary.md").read_text(encoding="utf-8"))

@@ -1,0 +1,294 @@
+"""Workbench: one worker's bench and run directories; measures a scenario once for all items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.errors import InvarlockError
+from pytest_invarlock.progress import ProgressReporter
+from pytest_invarlock.run_directory import RunDirectory, open_run_directory
+from pytest_invarlock.stash import ACTIVATION, WORKBENCH
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_invarlock.bench.resident import Bench
+    from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.policy.suite import Suite
+    from pytest_invarlock.records import Record
+
+Progress = Callable[[str], None]
+_ORDER = (Outcome.PASS, Outcome.WARN, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A scenario's records over all draws, decided."""
+
+    run: RunDirectory
+    policy: DecisionPolicy
+    records: tuple[Record, ...]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def on_inconclusive(self) -> str:
+        """``fail`` or ``xfail``."""
+        return self.policy.on_inconclusive
+
+    def worst(self, item: str) -> Decision:
+        """The decision of the draw that came out worst for ``item``."""
+        return max(self.decisions, key=lambda decision: self._severity(decision, item))
+
+    def _severity(self, decision: Decision, item: str) -> tuple[bool, int]:
+        if item in ("detected", "signal"):
+            return (not decision.expectation_met, _ORDER.index(decision.outcome))
+        return (False, _ORDER.index(decision.check(item).outcome))
+
+    def problem(self, item: str) -> str | None:
+        """Why ``item`` fails: outcome first, in one line; None where it passes."""
+        decision = self.worst(item)
+        draw = f"run {decision.draw}: " if len(self.decisions) > 1 else ""
+        if item in ("detected", "signal"):
+            if decision.expectation_met:
+                return None
+            word = decision.outcome.value
+            if decision.outcome not in (Outcome.INCONCLUSIVE, Outcome.ERROR):
+                word = "NOT DETECTED" if item == "detected" else "NOT MEASURED"
+            return _headed(word, draw + decision.text)
+        check = decision.check(item)
+        return None if check.outcome.acceptable else _headed(check.outcome.value, draw + check.text)
+
+    def warnings(self, item: str) -> list[str]:
+        """What a check in mode ``monitor`` found."""
+        if item in ("detected", "signal"):
+            return []
+        check = self.worst(item).check(item)
+        return [f"WARN {item}: {check.text}"] if check.outcome is Outcome.WARN else []
+
+    def explanation(self, item: str) -> list[str]:
+        """Lines below the first: the guard's violations, and where the certificate will be."""
+        decision = self.worst(item)
+        lines = []
+        for check in decision.checks:
+            if item in ("detected", "signal", check.check):
+                lines += [
+                    f"  {v['kind']}: {v['module']}: found {v['value']}, allowed {v['threshold']}"
+                    for v in check.violations[:10]
+                ]
+        folder = self.run.report_folder(decision.model, decision.scenario, decision.draw)
+        return [*lines, f"  certificate: {folder / 'report.md'} (written when the session ends)"]
+
+    def properties(self, item: str) -> list[tuple[str, str]]:
+        """junit properties of ``item``: short strings only."""
+        decision = self.worst(item)
+        facts = self.records[decision.draw].facts
+        outcome = decision.outcome
+        if item not in ("detected", "signal"):
+            outcome = decision.check(item).outcome
+        numbers = next((c.numbers for c in decision.checks if c.check == "primary_metric"), {})
+        values: dict[str, Any] = {
+            "verdict": outcome.value,
+            "ratio": numbers.get("ratio"),
+            "ratio_upper": numbers.get("ratio_upper"),
+            "limit": numbers.get("limit"),
+            "n_windows": numbers.get("n_windows"),
+            "n_documents": numbers.get("n_documents"),
+            "tier": self.policy.tier,
+            "profile": self.policy.profile,
+            "plan_digest": facts.plan_digest,
+            "policy_digest": policy_digest(self.policy),
+            "subject_digest": facts.subject.get("tensors_digest"),
+            "baseline_digest": facts.baseline.get("tensors_digest"),
+            "certificate": self.run.report_folder(decision.model, decision.scenario, decision.draw)
+            .relative_to(self.run.path)
+            .as_posix()
+            + "/evaluation.report.json",
+        }
+        if item == "signal":
+            values["signal"] = ",".join(decision.fired) or "none"
+        return [
+            (f"invarlock.{key}", f"{value:.6g}" if isinstance(value, float) else str(value))
+            for key, value in values.items()
+            if value is not None
+        ]
+
+
+def policy_digest(policy: DecisionPolicy) -> str:
+    """The digest of a policy's document."""
+    from pytest_invarlock.evidence.strict_json import digest
+
+    return digest(policy.document())
+
+
+def _headed(word: str, text: str) -> str:
+    return text if text.startswith(word) else f"{word}: {text}"
+
+
+@dataclass(slots=True)
+class Workbench:
+    """What one worker keeps between items.
+
+    One bench is resident at a time; ``workers`` is how many share the host's cores; ``session``
+    and ``stamp`` name the run directories, the same in every worker of a session.
+    """
+
+    out: Path
+    session: str
+    stamp: str
+    worker: str
+    workers: int
+    allow_network: bool
+    report_progress: Callable[[Any, str], None]
+    _bench: tuple[object, Bench] | None = None
+    _runs: dict[str, RunDirectory] = field(default_factory=dict)
+    _errors: dict[object, tuple[str, str]] = field(default_factory=dict)
+    _measured: dict[object, Measured] = field(default_factory=dict)
+
+    def run_directory(self, name: str) -> RunDirectory:
+        """The session's folder for a suite, comparison or the markers, made on first use."""
+        if name not in self._runs:
+            self._runs[name] = open_run_directory(self.out, name, self.stamp, self.session)
+        return self._runs[name]
+
+    def suite_run(self, suite: Suite) -> RunDirectory:
+        """The run directory of ``suite``, with what is planned written into it."""
+        run = self.run_directory(suite.name)
+        run.write_plan(suite_plan(suite))
+        return run
+
+    def measured(self, suite: Suite, pair: Pair, scenario: Scenario, item: Any) -> Measured:
+        """The decided records of a scenario: the first item to ask pays, its siblings reuse.
+
+        A memoised error is told to siblings in one line and forgotten when the item that met it
+        runs again.
+        """
+        key = (suite.node_prefix, pair.name, scenario.name)
+        if key in self._measured:
+            return self._measured[key]
+        node_id = str(item.nodeid)
+        if key in self._errors:
+            code, first = self._errors[key]
+            if first != node_id:
+                raise InvarlockError(f"the measurement failed, see {first}", remedy="", code=code)
+            del self._errors[key]
+        run = self.suite_run(suite)
+        records = tuple(
+            self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
+            for draw in range(suite.draws)
+        )
+        self._measured[key] = decided(run, suite.policy, records)
+        return self._measured[key]
+
+    def _record(
+        self,
+        run: RunDirectory,
+        key: object,
+        plan: MeasurementPlan,
+        pair: Pair,
+        scenario: Scenario,
+        item: Any,
+    ) -> Record:
+        stored = run.read_record(pair.name, scenario.name, plan.draw)
+        if stored is not None and stored.facts.error is None:
+            return stored
+        from pytest_invarlock.core.engine import error_code, error_record, measure
+
+        try:
+            bench = self.bench(run, pair, plan)
+            bench.progress = lambda stage, done, total: self.report_progress(
+                item, f"{pair.name} {scenario.name} {stage} {done}/{total} windows"
+            )
+            record = measure(pair, scenario, plan, bench=bench, salt=run.salt())
+        except Exception as error:
+            # Whatever ended the measurement is evidence too: recorded by code, then raised.
+            run.write_record(error_record(pair, scenario, plan, error_code(error)))
+            run.log(self.worker, "error", scenario=scenario.name, code=error_code(error))
+            self._errors[key] = (error_code(error), str(item.nodeid))
+            raise
+        run.write_record(record)
+        run.log(
+            self.worker,
+            "record",
+            model=pair.name,
+            scenario=scenario.name,
+            draw=plan.draw,
+            facts=record.facts.digest,
+        )
+        return record
+
+    def bench(self, run: RunDirectory, pair: Pair, plan: MeasurementPlan) -> Bench:
+        """The resident bench of a pair; another pair's is dropped first."""
+        key = (run.path, pair, plan.for_draw(0))
+        if self._bench is None or self._bench[0] != key:
+            from pytest_invarlock.adapters.hf_causal import HF_Causal_Adapter
+            from pytest_invarlock.bench.resident import Bench
+            from pytest_invarlock.core.determinism import resolve_plan
+
+            self.close()
+            bench = Bench(
+                pair,
+                resolve_plan(plan.for_draw(0), workers=self.workers),
+                cache=run.state / "baseline",
+                adapter=HF_Causal_Adapter(allow_network=self.allow_network),
+                log=lambda event, **details: run.log(self.worker, event, **details),
+            )
+            self._bench = (key, bench)
+        return self._bench[1]
+
+    def close(self) -> None:
+        """Drop the resident bench and its memory."""
+        if self._bench is not None:
+            self._bench[1].drop()
+            self._bench = None
+
+
+def decided(run: RunDirectory, policy: DecisionPolicy, records: tuple[Record, ...]) -> Measured:
+    """Records with the decision on each."""
+    from pytest_invarlock.decide import decide
+
+    return Measured(run, policy, records, tuple(decide(record.facts, policy) for record in records))
+
+
+def suite_plan(suite: Suite) -> dict[str, Any]:
+    """What a suite sets out to do, as plain JSON values: planned set, node ids, policy, scenarios."""
+    return {
+        "name": suite.name,
+        "node_prefix": suite.node_prefix,
+        "node_ids": suite.node_ids(),
+        "planned": [
+            {"model": pair.name, "scenario": scenario.name, "draws": suite.draws}
+            for pair, scenario in suite.planned()
+        ],
+        "policies": [suite.policy.document()],
+        "scenarios": [
+            {
+                "scenario": scenario.name,
+                "kind": scenario.kind,
+                "edit": scenario.edit.document() if scenario.edit is not None else None,
+            }
+            for scenario in suite.scenarios
+        ],
+    }
+
+
+def workbench_of(config: pytest.Config) -> Workbench:
+    """The workbench of this process, made on first use; nothing is loaded or written yet."""
+    if WORKBENCH not in config.stash:
+        activation = config.stash[ACTIVATION]
+        workerinput = getattr(config, "workerinput", {})
+        config.stash[WORKBENCH] = Workbench(
+            out=activation.out,
+            session=activation.session,
+            stamp=activation.stamp,
+            worker=str(workerinput.get("workerid", "main")),
+            workers=int(workerinput.get("workercount", 1)),
+            allow_network=activation.settings.flag("allow-network"),
+            report_progress=ProgressReporter(activation.settings),
+        )
+    bench: Workbench = config.stash[WORKBENCH]
+    return bench
