@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NODE_HEAD = "invarlock/"
 WORKER_KEY = "invarlock"
+SUITE_FILE_SUFFIXES = (".invarlock.yaml", ".invarlock.yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Activation:
     stamp: str
     virtual: list[VirtualSuite] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
+    broken_files: list[str] = field(default_factory=list)
 
     @property
     def named(self) -> bool:
@@ -84,7 +86,19 @@ def _activate(config: pytest.Config) -> Activation:
     ours = [arg for arg in config.args if _is_ours(arg)]
     if ours or any(settings.text(name) for name in ("suite", "baseline", "subject")):
         _load_named(config, activation, ours)
+    _check_named_files(config, activation)
     return activation
+
+
+def _check_named_files(config: pytest.Config, activation: Activation) -> None:
+    """Load suite files named as arguments now: a node id in a broken one would only be not found."""
+    for argument in config.args:
+        head = str(argument).split("::", 1)[0]
+        path = (config.invocation_params.dir / head).resolve()
+        if head.endswith(SUITE_FILE_SUFFIXES) or path in activation.files:
+            from pytest_invarlock.policy.suite import load_suite_file
+
+            load_suite_file(path, activation.settings, config.invocation_params.dir)
 
 
 def _is_ours(argument: str) -> bool:

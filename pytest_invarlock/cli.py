@@ -24,7 +24,7 @@ class CommandTable:
         self._groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
 
     def add(self, name: str, summary: str) -> argparse.ArgumentParser:
-        """The parser of a new command; give it ``set_defaults(run=...)``, arguments → exit status."""
+        """A new command's parser; give it ``set_defaults(run=function)``: arguments to exit status."""
         return self._top.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
     def add_to(self, group: str, name: str, summary: str) -> argparse.ArgumentParser:

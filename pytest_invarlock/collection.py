@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_invarlock.activation import VirtualSuite
+from pytest_invarlock.activation import SUITE_FILE_SUFFIXES, Activation, VirtualSuite
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.items import CheckItem
 from pytest_invarlock.stash import ACTIVATION
@@ -33,7 +33,7 @@ class SuiteCollector(pytest.Collector):
 
 
 class SuiteFileCollector(SuiteCollector):
-    """A suite file: loaded when collected, so that a broken one is a collection error."""
+    """A suite file, loaded when collected; a broken one is noted, and ends the session."""
 
     def collect(self) -> Iterator[ModelCollector]:
         """Load the file, then as any suite."""
@@ -43,8 +43,9 @@ class SuiteFileCollector(SuiteCollector):
         try:
             suite = load_suite_file(self.path, settings, self.config.rootpath)
         except ConfigError as error:
-            # A broken suite file is a usage error: nothing was tested, and nothing should look so.
-            raise pytest.UsageError(f"{error} [{error.code}]") from error
+            # pytest would make a collection error of it; a broken suite file is a usage error.
+            self.config.stash[ACTIVATION].broken_files.append(f"{error} [{error.code}]")
+            return
         self.virtual = VirtualSuite(suite)
         yield from super().collect()
 
@@ -95,11 +96,9 @@ def suite_nodes(session: pytest.Session) -> list[pytest.Collector]:
 
 def suite_file_node(file_path: Path, parent: pytest.Collector) -> SuiteFileCollector | None:
     """The collector of a suite file, or None for any other file."""
-    from pytest_invarlock.activation import Activation
-
     activation: Activation = parent.config.stash[ACTIVATION]
     named = bool(activation.files) and file_path.resolve() in activation.files
-    if not named and not file_path.name.endswith((".invarlock.yaml", ".invarlock.yml")):
+    if not named and not file_path.name.endswith(SUITE_FILE_SUFFIXES):
         return None
     root = parent.config.rootpath.resolve()
     resolved = file_path.resolve()

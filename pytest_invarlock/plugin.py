@@ -13,25 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-from pytest_invarlock.fixtures import (
-    invarlock,
-    invarlock_adapter,
-    invarlock_baseline,
-    invarlock_edit,
-    invarlock_policy,
-    invarlock_subject,
-    invarlock_windows,
-)
-
-__all__ = [
-    "invarlock",
-    "invarlock_adapter",
-    "invarlock_baseline",
-    "invarlock_edit",
-    "invarlock_policy",
-    "invarlock_subject",
-    "invarlock_windows",
-]
+pytest_plugins = ("pytest_invarlock.fixtures",)
 
 MARKER = (
     "invarlock(baseline, subject=None, edit=None, tier, profile, dataset, kind): compare a model "
@@ -112,8 +94,11 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return suite_file_node(file_path, parent)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Check the arguments of our markers."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse broken suite files, and markers with wrong arguments."""
+    broken = config.stash[ACTIVATION].broken_files
+    if broken:
+        raise pytest.UsageError(broken[0])
     if any(item.get_closest_marker("invarlock") for item in items):
         from pytest_invarlock.marker import check_markers
 

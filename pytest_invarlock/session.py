@@ -90,6 +90,7 @@ class RunController:
         return [
             summarise(run, self._ran, interrupted=interrupted)
             for run in runs_of_session(activation.out, activation.stamp, activation.session)
+            if run.read_plans()
         ]
 
     def _report_verdict(self, session: pytest.Session, summary: RunSummary) -> None:
@@ -102,8 +103,9 @@ class RunController:
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=reports[0].nodeid, location=reports[0].location)
         last_failed = getattr(session.config.pluginmanager.get_plugin("lfplugin"), "lastfailed", {})
-        # No item bears this id: a later --lf would look for it in vain.
-        last_failed.pop(reports[0].nodeid, None)
+        # No item bears this id: a later --lf would look for it in vain. Keys are objects on 9.2.
+        for key in [key for key in last_failed if str(key) == reports[0].nodeid]:
+            del last_failed[key]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -154,11 +154,17 @@ class Bench:
 
     def use_windows(self, draw: int, windows: WindowSet) -> None:
         """Measure draw ``draw`` on ready-made windows from now on."""
-        if windows is not self.windows(draw):
+        in_use = self._given.get(draw) or self._windows.get(draw)
+        if windows is not in_use:
             self._losses.pop(draw, None)
             for arm in ARMS:
                 self._batches.pop((draw, arm), None)
         self._given[draw] = windows
+
+    def source_digest(self, draw: int) -> str:
+        """The digest of where a draw's windows come from; ready-made ones stand for themselves."""
+        given = self._given.get(draw)
+        return given.digest if given is not None else self.provider.source_digest()
 
     def batches(self, draw: int, arm: Arm) -> list[Batch]:
         """The padded batches of an arm, on the plan's device."""

@@ -135,7 +135,7 @@ def _facts(
         draw=draw,
         kind=scenario.kind,
         plan=_plan_document(
-            bench.plan.for_draw(draw), bench.provider.source_digest(), scenario, baseline
+            bench.plan.for_draw(draw), bench.source_digest(draw), scenario, baseline
         ),
         baseline=baseline,
         subject=_identity(subject.loaded, subject.digests)

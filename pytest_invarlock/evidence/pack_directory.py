@@ -74,11 +74,14 @@ class PackDirectory:
         return sorted(found, key=lambda entry: os.fsencode(entry.path))
 
     def exists(self, path: str) -> bool:
-        """Whether ``path`` names anything, a dangling link included."""
+        """Whether ``path`` names anything, a dangling link included.
+
+        Raises EvidenceError (SYMLINK) where a directory on the way is a link.
+        """
         try:
             with self._parent(path) as (parent, name):
                 os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except (EvidenceError, OSError):
+        except OSError:
             return False
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_invarlock.evidence.findings import STAGES, Finding, VerifyReport
+from pytest_invarlock.evidence.findings import STAGES, Finding, Stage, VerifyReport
 
 REPORT_FORMAT = "invarlock-verify-v1"
 
@@ -50,14 +50,14 @@ def report_object(report: VerifyReport) -> dict[str, Any]:
     }
 
 
-def _stage_line(report: VerifyReport, stage: Any) -> str:
+def _stage_line(report: VerifyReport, stage: Stage) -> str:
     status = _status(report, stage)
     said = {"ok": report.reached.get(stage, ""), "failed": "see below", "not run": "not reached"}
     mark = {"ok": " ok ", "failed": "FAIL", "not run": " -- "}[status]
     return f"[{mark}] {stage.value:<10} {_plain(said[status])}"
 
 
-def _status(report: VerifyReport, stage: Any) -> str:
+def _status(report: VerifyReport, stage: Stage) -> str:
     if report.failed(stage):
         return "failed"
     return "ok" if stage in report.reached else "not run"
@@ -70,14 +70,13 @@ def _finding_line(finding: Finding) -> str:
 
 
 def _outcome(report: VerifyReport) -> str:
+    errors = {finding.code for finding in report.findings if finding.level == "error"}
+    if errors == {"NO_TRUSTED_KEY"}:
+        return f"NOT TRUSTED: intact, signed by {report.signer}, whom you did not name (exit 5)"
     if not report.ok:
         return f"INVALID: this evidence proves nothing (exit {int(report.exit_status)})"
-    signed = {
-        "pinned": f"signed by {report.signer}",
-        "unpinned": f"signed by {report.signer}, whom you did not name",
-        "unsigned": "unsigned",
-    }
-    return f"VALID, verdict {report.verdict}, {signed[_authenticity(report)]}"
+    signed = f"signed by {report.signer}" if report.signer else "unsigned"
+    return f"VALID, verdict {report.verdict}, {signed}"
 
 
 def _authenticity(report: VerifyReport) -> str:
@@ -87,5 +86,5 @@ def _authenticity(report: VerifyReport) -> str:
 
 
 def _plain(text: str) -> str:
-    # File names and messages may come from a stranger's pack: no control sequence reaches a terminal.
+    # Names and messages may come from a stranger's pack: no control sequence reaches a terminal.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from pytest_invarlock.policy.settings import Settings
 
-SUITE_FILE_SUFFIXES = (".invarlock.yaml", ".invarlock.yml")
 COMPARE = "compare"
 _CATEGORY = {
     Strictness.MUST_PASS: "clean",

@@ -1,0 +1,72 @@
+# Every target makes its own virtual environment; PYTHON= and VENV= choose another.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$candidate && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TORCH := $(shell sed -n 's/^torch==/&/p' constraints.txt)
+PYTEST_ARGS ?=
+
+DEMO_OUT := invarlock-out
+# From the user's own key, never from the pack that it is to be compared with.
+FINGERPRINT := $(BIN)/python scripts/user_fingerprint.py
+
+.PHONY: help dev-install demo test lint format format-check types layers docs bench verify clean
+
+help:
+	@echo 'make demo     both shipped models through suite demo, then verify the evidence pack'
+	@echo 'make test     the tests; PYTEST_ARGS="-n2 -k word" for some'
+	@echo 'make verify   tests, lint, format check, types, layer rules, docs'
+	@echo 'make lint, format, docs, bench, dev-install, clean'
+
+$(READY): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or newer on PATH: set PYTHON=' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# By itself and pinned: a later release may pull gigabytes of accelerator libraries.
+	$(BIN)/python -m pip install --quiet '$(TORCH)' -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+dev-install: $(READY)
+
+demo: $(READY)
+	$(BIN)/pytest --invarlock-suite=demo --invarlock-out=$(DEMO_OUT) --invarlock-signing-key=auto
+	$(BIN)/invarlock verify $(DEMO_OUT)/latest/evidence_pack \
+		--expected-fingerprint "$$($(FINGERPRINT))"
+
+test: $(READY)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+format-check: $(READY)
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(READY)
+	$(BIN)/python benchmarks/overhead.py
+
+verify: test lint format-check types layers docs
+
+# Keeps the virtual environment and the runs under invarlock-out.
+clean:
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

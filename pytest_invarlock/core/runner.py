@@ -1,0 +1,217 @@
+"""CoreRunner: measure an edit of a model that is already in memory, decide, keep or roll back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_invarlock.adapters.hf_causal import LoadedModel, context_length
+from pytest_invarlock.bench.journal import EditJournal
+from pytest_invarlock.bench.resident import Bench
+from pytest_invarlock.core.api import RunConfig, RunReport, Status
+from pytest_invarlock.core.determinism import resolve_plan
+from pytest_invarlock.core.engine import measure
+from pytest_invarlock.data.windows import MIN_SCORED_TOKENS, Window, WindowSet
+from pytest_invarlock.decide import decide
+from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.edits import apply_edit
+from pytest_invarlock.errors import ConfigError, DataError
+from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.plan import (
+    DataSource,
+    EditSpec,
+    MeasurementPlan,
+    Pair,
+    Scenario,
+    WindowSelection,
+)
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.plan_settings import build_policy
+from pytest_invarlock.policy.settings import Setting, Settings
+
+if TYPE_CHECKING:
+    from invarlock_guards.contract import Guard
+    from pytest_invarlock.records import Record
+
+MODEL = "model"
+BUILT_IN_GUARDS = ("invariants",)
+
+
+class CoreRunner:
+    """Runs one edit on one loaded model through the engine that pytest items use."""
+
+    def execute(
+        self,
+        model: Any,
+        adapter: Any,
+        edit: EditSpec,
+        guards: Sequence[Guard],
+        config: RunConfig,
+        *,
+        calibration_data: Sequence[Mapping[str, Any]] | None = None,
+        preview_n: int | None = None,
+        final_n: int | None = None,
+    ) -> RunReport:
+        """Measure ``edit`` on ``model`` against ``model`` itself.
+
+        On success the edit stays applied; otherwise the model is as it was, bit for bit.
+
+        Args:
+            model: a causal language model, on its device.
+            adapter: describes the model; may be None.
+            edit: the edit to apply.
+            guards: which built-in guards to demand; the tier's others are left out.
+            config: limits and names of tier and profile.
+            calibration_data: mappings with ``input_ids`` (1, length) and ``attention_mask``; each
+                is one window and, without document ids, one document.
+            preview_n: windows of the preview arm, from the front; half by default.
+            final_n: windows of the final arm, after those; as many by default.
+
+        Raises:
+            DataError: no calibration data, or fewer windows than asked for.
+            ConfigError: a guard this version does not have.
+        """
+        unknown = [guard.name for guard in guards if guard.name not in BUILT_IN_GUARDS]
+        if unknown:
+            raise ConfigError(
+                f"guard {unknown[0]!r} cannot be run by this version",
+                remedy=f"pass only: {', '.join(BUILT_IN_GUARDS)}",
+                code="UNKNOWN_GUARD",
+            )
+        windows = window_set(calibration_data, preview_n, final_n, context_length(model))
+        plan = _plan(model, windows)
+        bench = Bench(Pair(MODEL, MODEL), plan)
+        bench.adopt(LoadedModel(model, None, None, context_length(model), None))
+        bench.use_windows(0, windows)
+        scenario = Scenario(edit.name, edit=edit)
+        record = measure(bench.pair, scenario, plan, bench=bench)
+        policy = _policy(config, scenario, [guard.name for guard in guards])
+        decision = decide(record.facts, policy)
+        status, error = _status(decision, config)
+        if status == "success":
+            apply_edit(edit, EditJournal(model, bench.digests))
+        return _report(record, decision, status, error, config, adapter, model)
+
+
+def window_set(
+    calibration_data: Sequence[Mapping[str, Any]] | None,
+    preview_n: int | None,
+    final_n: int | None,
+    context: int | None,
+) -> WindowSet:
+    """Ready-made windows from calibration batches; padding, by attention mask, is left out."""
+    if not calibration_data:
+        raise DataError(
+            "no calibration data was given",
+            remedy="pass calibration_data: windows with input_ids",
+            code="NO_CALIBRATION_DATA",
+        )
+    wanted = preview_n or len(calibration_data) // 2
+    final = final_n or wanted
+    if wanted != final or wanted + final > len(calibration_data) or wanted < 1:
+        raise DataError(
+            f"{len(calibration_data)} windows do not make {wanted} preview and {final} final ones",
+            remedy="pass more windows, or equal preview_n and final_n that fit",
+            code="DATA_TOO_SMALL",
+        )
+    windows = [_window(batch, i, context) for i, batch in enumerate(calibration_data)]
+    return WindowSet(
+        arms={
+            "preview": tuple(windows[:wanted]),
+            "final": tuple(windows[wanted : wanted + final]),
+        },
+        digest=digest([[int(t) for t in window.tokens] for window in windows]),
+        seq_len=max(len(window.tokens) for window in windows),
+        n_documents={"preview": wanted, "final": final},
+        notes=("windows were given ready-made: each is its own document",),
+    )
+
+
+def _window(batch: Mapping[str, Any], index: int, context: int | None) -> Window:
+    ids = np.asarray(batch["input_ids"], dtype=np.int32).reshape(-1)
+    mask = np.asarray(batch.get("attention_mask", np.ones_like(ids))).reshape(-1).astype(bool)
+    tokens = ids[mask]
+    if len(tokens) <= MIN_SCORED_TOKENS or (context is not None and len(tokens) > context):
+        raise DataError(
+            f"calibration window {index} has {len(tokens)} tokens",
+            remedy=f"give windows of {MIN_SCORED_TOKENS + 1} to {context or 'any number of'} tokens",
+            code="WINDOW_LENGTH",
+        )
+    return Window(tokens, 1, index)
+
+
+def _plan(model: Any, windows: WindowSet) -> MeasurementPlan:
+    parameter = next(model.parameters())
+    return resolve_plan(
+        MeasurementPlan(
+            source=DataSource("given"),
+            windows=WindowSelection(
+                windows.seq_len, windows.seq_len, len(windows.preview), len(windows.final)
+            ),
+            device=str(parameter.device),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+        )
+    )
+
+
+def _policy(config: RunConfig, scenario: Scenario, guards: Sequence[str]) -> DecisionPolicy:
+    settings = Settings(
+        {
+            "tier": Setting((config.tier,), "RunConfig.tier"),
+            "profile": Setting((config.profile,), "RunConfig.profile"),
+        }
+    )
+    limits = {
+        "primary_metric": {
+            "ratio_limit": config.max_pm_ratio,
+            "catastrophic_ratio": config.spike_threshold,
+        }
+    }
+    expected = {(MODEL, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
+    policy = build_policy(limits, settings, expected)
+    return replace(policy, checks=(*guards, "primary_metric"))
+
+
+def _status(decision: Decision, config: RunConfig) -> tuple[Status, str | None]:
+    if decision.outcome is Outcome.ERROR or "invariants" in decision.fired:
+        return "failed", decision.text
+    if decision.outcome is Outcome.FAIL:
+        return "rollback", None
+    if decision.outcome is Outcome.INCONCLUSIVE and config.profile != "dev":
+        return "failed", decision.text
+    return "success", None
+
+
+def _report(
+    record: Record,
+    decision: Decision,
+    status: Status,
+    error: str | None,
+    config: RunConfig,
+    adapter: Any,
+    model: Any,
+) -> RunReport:
+    described = adapter.describe(model) if adapter is not None else {}
+    metric = decision.check("primary_metric")
+    return RunReport(
+        status=status,
+        metrics={"verdict": decision.outcome.value, "primary_metric": metric.document()},
+        guards={c.check: c.document() for c in decision.checks if c is not metric},
+        edit=dict(record.facts.edit or {}),
+        meta={
+            "model": dict(described),
+            "plan_digest": record.facts.plan_digest,
+            "facts_digest": record.facts.digest,
+            "observations": dict(record.observations),
+            "rollback_reason": decision.text if status == "rollback" else None,
+        },
+        evaluation_windows={
+            arm: {name: array.tolist() for name, array in losses.arrays().items()}
+            for arm, losses in record.facts.arms.items()
+        },
+        error=error,
+        context=dict(config.context),
+    )

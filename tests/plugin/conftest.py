@@ -1,0 +1,109 @@
+"""Sessions of the plugin in a scratch repository, on the shipped models, with small counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+# pytester forgets modules that a session imported; torch cannot be imported twice.
+import torch  # noqa: F401
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+import pytest_invarlock.core.engine
+import pytest_invarlock.core.runner
+import pytest_invarlock.evidence.run_pack
+import pytest_invarlock.evidence.verify
+import pytest_invarlock.lending  # noqa: F401
+
+HEAD = """\
+name: small
+models: ["builtin:llama"]
+profile: dev
+dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
+run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
+floors: {documents: 20, effective_documents: 10}
+bootstrap_replicates: 499
+scenarios:
+"""
+SCENARIOS = {
+    "noop": "  - {id: noop, strictness: must_pass, edit: {name: noop}}\n",
+    "rtn": "  - {id: rtn, strictness: must_pass, "
+    "edit: {name: quant_rtn, plan: {bitwidth: 8, group_size: 32}}}\n",
+    "pruned": "  - {id: pruned, strictness: must_pass, "
+    "edit: {name: magnitude_prune, plan: {sparsity: 0.7}}}\n",
+    "explosion": "  - {id: explosion, strictness: must_detect, "
+    "detectors: {any: [primary_metric]}, edit: {name: scale_explosion}}\n",
+    "missed": "  - {id: missed, strictness: must_detect, "
+    "detectors: {any: [primary_metric]}, edit: {name: quant_rtn, plan: {bitwidth: 8}}}\n",
+    "watched": "  - {id: watched, strictness: informational, "
+    "edit: {name: quant_rtn, plan: {bitwidth: 8}}}\n",
+    "unchanged": "  - {id: unchanged, strictness: must_pass, "
+    "edit: {name: magnitude_prune, plan: {sparsity: 0.0000001}}}\n",
+}
+SUITE_FILE = "small.invarlock.yaml"
+
+
+def suite_text(*scenarios: str, head: str = HEAD) -> str:
+    return head + "".join(SCENARIOS[name] for name in scenarios)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    for name in ("CI", "GITHUB_STEP_SUMMARY", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Repository:
+    """A scratch repository in which sessions run."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path: Path = pytester.path
+
+    def suite(self, *scenarios: str, head: str = HEAD, name: str = SUITE_FILE) -> str:
+        (self.path / name).write_text(suite_text(*scenarios, head=head))
+        return name
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        return self.pytester.runpytest_inprocess("-p", "no:randomly", *arguments)
+
+    def run_apart(self, *arguments: str, timeout: float = 120) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess("-p", "no:randomly", *arguments, timeout=timeout)
+
+    @property
+    def latest(self) -> Path:
+        return self.path / "invarlock-out" / "latest"
+
+    @property
+    def runs(self) -> list[Path]:
+        out = self.path / "invarlock-out"
+        found = [p for p in out.glob("*-*Z*") if p.is_dir()] if out.is_dir() else []
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+    def verdict(self) -> dict:
+        return json.loads((self.latest / "final_verdict.json").read_text())
+
+    def digests(self) -> dict[str, str]:
+        return {
+            str(path.parent.relative_to(self.latest / "records")): json.loads(path.read_text())[
+                "facts_digest"
+            ]
+            for path in sorted((self.latest / "records").glob("*/*/*.record.json"))
+        }
+
+    def events(self) -> list[str]:
+        return [
+            line.split()[1]
+            for log in sorted((self.latest / "logs").glob("*.log"))
+            for line in log.read_text().splitlines()
+        ]
+
+
+@pytest.fixture
+def repository(pytester: pytest.Pytester) -> Repository:
+    return Repository(pytester)

@@ -1,0 +1,120 @@
+"""Marker tests in a user's own repository."""
+
+from __future__ import annotations
+
+import pytest
+
+BODY = """
+import pytest
+
+@pytest.mark.invarlock(
+    baseline="builtin:llama", edit={"name": "quant_rtn", "plan": {"bitwidth": 8, "group_size": 32}},
+    dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1,
+)
+class TestInt8:
+    def test_it_keeps_quality(self, invarlock):
+        invarlock.assert_passes()
+        assert 0.9 < invarlock.primary_metric.ratio.lower < invarlock.primary_metric.ratio.upper < 1.05
+        assert invarlock.guards["invariants"].passed
+        assert invarlock.certificate["decision"]["outcome"] == "PASS"
+        assert invarlock.record.facts.edit["n_tensors_changed"] == 28
+
+    def test_models_are_lent(self, invarlock_baseline, invarlock_subject):
+        ours = invarlock_baseline.model.layers[0].mlp.down_proj.weight
+        theirs = invarlock_subject.model.layers[0].mlp.down_proj.weight
+        assert not ours.equal(theirs)
+
+    def test_windows_and_policy(self, invarlock_windows, invarlock_policy, invarlock_adapter):
+        assert len(invarlock_windows.final) == len(invarlock_windows.preview) == 24
+        assert invarlock_policy.primary_metric.ratio_limit == 1.10
+        assert invarlock_adapter.name == "hf_causal"
+"""
+
+
+def test_fixtures_give_the_comparison_the_models_and_the_policy(repository):
+    repository.pytester.makepyfile(test_int8=BODY)
+    result = repository.run("--strict-markers", "-W", "error", "test_int8.py")
+    result.assert_outcomes(passed=3)
+    assert repository.verdict()["verdict"] == "PASS"
+    assert repository.verdict()["suite"] == "markers"
+    assert (repository.latest / "evidence_pack").is_dir()
+    assert repository.events().count("baseline_load") == 1
+
+
+def test_a_failing_comparison_fails_its_test_with_the_numbers(repository):
+    repository.pytester.makepyfile(
+        test_pruned=BODY.replace('"quant_rtn"', '"magnitude_prune"').replace(
+            '{"bitwidth": 8, "group_size": 32}', '{"sparsity": 0.7}'
+        )
+    )
+    result = repository.run("test_pruned.py", "-k", "keeps")
+    result.assert_outcomes(failed=1, deselected=2)
+    result.stdout.fnmatch_lines(["E *FAIL primary_metric: ratio 2.* limit 1.1*"])
+    assert repository.verdict()["verdict"] == "FAIL"
+
+
+def test_a_changed_lent_model_is_an_error_and_the_next_test_gets_a_fresh_one(repository):
+    repository.pytester.makepyfile(
+        test_lent=BODY
+        + """
+    def test_a_vandal(self, invarlock_baseline):
+        invarlock_baseline.model.layers[0].mlp.down_proj.weight.data.zero_()
+
+    def test_z_after(self, invarlock):
+        invarlock.assert_passes()
+"""
+    )
+    result = repository.run("test_lent.py", "-k", "vandal or after")
+    result.assert_outcomes(passed=2, errors=1, deselected=3)
+    result.stdout.fnmatch_lines(["*the test changed the lent baseline model*"])
+    assert repository.events().count("baseline_load") == 2
+
+
+def test_fixtures_of_the_same_name_replace_policy_and_windows(repository):
+    repository.pytester.makepyfile(
+        test_override=BODY
+        + """
+@pytest.fixture
+def invarlock_policy(invarlock_policy):
+    import dataclasses
+    limits = dataclasses.replace(invarlock_policy.primary_metric, ratio_limit=1.0000001)
+    return dataclasses.replace(invarlock_policy, primary_metric=limits)
+"""
+    )
+    result = repository.run("test_override.py", "-k", "keeps")
+    result.assert_outcomes(failed=1, deselected=2)
+    result.stdout.fnmatch_lines(["*limit 1*"])
+
+
+def test_an_edit_is_applied_undone_and_saved(repository):
+    repository.pytester.makepyfile(
+        test_saving=BODY
+        + """
+    def test_tried(self, invarlock_baseline, invarlock_edit, tmp_path):
+        weight = invarlock_baseline.model.layers[0].mlp.down_proj.weight
+        before = weight.clone()
+        edit = invarlock_edit("magnitude_prune", sparsity=0.5)
+        with edit as model:
+            assert (model.model.layers[0].mlp.down_proj.weight == 0).float().mean() >= 0.5
+        assert weight.equal(before)
+        from transformers import AutoModelForCausalLM
+        saved = AutoModelForCausalLM.from_pretrained(edit.save(tmp_path / "pruned"))
+        assert (saved.model.layers[0].mlp.down_proj.weight == 0).float().mean() >= 0.5
+"""
+    )
+    repository.run("test_saving.py", "-k", "test_tried").assert_outcomes(passed=1, deselected=3)
+
+
+def test_a_fixture_without_the_marker_says_what_to_add(repository):
+    repository.pytester.makepyfile(test_it="def test_it(invarlock):\n    pass\n")
+    result = repository.run("test_it.py")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*add @pytest.mark.invarlock(baseline=*"])
+
+
+def test_a_session_that_compared_nothing_has_no_verdict(repository):
+    repository.pytester.makepyfile(test_int8=BODY)
+    result = repository.run("test_int8.py", "-k", "windows")
+    result.assert_outcomes(passed=1, deselected=2)
+    assert "invarlock markers" not in result.stdout.str()
+    assert not (repository.latest / "final_verdict.json").exists()

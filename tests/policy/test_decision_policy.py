@@ -1,0 +1,139 @@
+"""DecisionPolicy: a document that survives a round trip, and a digest that names its content."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema.validators import Draft202012Validator
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.evidence.strict_json import canonical, digest
+from pytest_invarlock.policy.decision_policy import (
+    DecisionPolicy,
+    Expectation,
+    Floors,
+    MetricLimits,
+    Strictness,
+    policy_from_document,
+)
+from pytest_invarlock.policy.resources import schema
+
+PROPERTY = settings(deadline=None, max_examples=60, database=None, derandomize=True)
+NAMES = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=8)
+EXPECTATIONS = st.builds(
+    Expectation,
+    category=st.sampled_from(["clean", "stress", "error", "compare"]),
+    strictness=st.sampled_from(list(Strictness)),
+    detectors_any=st.sampled_from([(), ("invariants",), ("primary_metric", "invariants")]),
+    detectors_all=st.sampled_from([(), ("primary_metric",)]),
+)
+POLICIES = st.builds(
+    DecisionPolicy,
+    tier=NAMES,
+    profile=NAMES,
+    checks=st.just(("invariants", "primary_metric")),
+    modes=st.sampled_from([{"invariants": "gate"}, {"invariants": "monitor"}]),
+    primary_metric=st.builds(
+        MetricLimits,
+        ratio_limit=st.floats(1.001, 3),
+        catastrophic_ratio=st.floats(1.001, 9),
+        alpha=st.floats(0.01, 0.2),
+        bootstrap_alpha=st.floats(0.01, 0.2),
+        bootstrap_replicates=st.integers(199, 9999),
+    ),
+    floors=st.builds(
+        Floors,
+        documents=st.integers(2, 100),
+        effective_documents=st.floats(2, 100),
+        tokens=st.none() | st.integers(0, 10**6),
+    ),
+    on_inconclusive=st.sampled_from(["fail", "xfail"]),
+    expectations=st.dictionaries(st.tuples(NAMES, NAMES), EXPECTATIONS, max_size=4),
+    provenance=st.dictionaries(NAMES, NAMES, max_size=3),
+)
+POLICY = DecisionPolicy(
+    tier="balanced",
+    profile="dev",
+    checks=("invariants", "primary_metric"),
+    modes={"invariants": "gate"},
+    primary_metric=MetricLimits(1.1, 2.0, 0.05, 0.04, 999),
+    floors=Floors(20, 10.0, None),
+    on_inconclusive="fail",
+    expectations={
+        ("m", "b"): Expectation("clean", Strictness.MUST_PASS),
+        ("m", "a"): Expectation("error", Strictness.MUST_DETECT, ("invariants",)),
+    },
+    provenance={"token_floor": "seeds"},
+)
+
+
+def test_a_scenario_the_policy_does_not_know_is_an_error() -> None:
+    with pytest.raises(ConfigError) as caught:
+        POLICY.expectation("m", "c")
+    assert caught.value.code == "UNKNOWN_SCENARIO"
+    assert "'c'" in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tier": "x"},
+        {"profile": "x"},
+        {"checks": ("primary_metric",)},
+        {"modes": {"invariants": "monitor"}},
+        {"primary_metric": replace(POLICY.primary_metric, ratio_limit=1.2)},
+        {"primary_metric": replace(POLICY.primary_metric, catastrophic_ratio=3.0)},
+        {"primary_metric": replace(POLICY.primary_metric, alpha=0.04)},
+        {"primary_metric": replace(POLICY.primary_metric, bootstrap_alpha=0.05)},
+        {"primary_metric": replace(POLICY.primary_metric, bootstrap_replicates=998)},
+        {"floors": replace(POLICY.floors, documents=21)},
+        {"floors": replace(POLICY.floors, effective_documents=11.0)},
+        {"floors": replace(POLICY.floors, tokens=0)},
+        {"on_inconclusive": "xfail"},
+        {"expectations": {}},
+        {"provenance": {}},
+    ],
+)
+def test_every_change_of_a_demand_changes_the_digest(change: dict[str, Any]) -> None:
+    assert digest(replace(POLICY, **change).document()) != digest(POLICY.document())
+
+
+def test_the_digest_does_not_depend_on_the_order_of_expectations() -> None:
+    turned = replace(POLICY, expectations=dict(reversed(POLICY.expectations.items())))
+    assert digest(turned.document()) == digest(POLICY.document())
+
+
+def test_the_digest_is_stable_across_versions() -> None:
+    # A change here orphans every policy digest people have pinned: bump POLICY_FORMAT with it.
+    assert digest(POLICY.document()) == (
+        "sha256:636905a4cb49adb8bee6711fa5b145b9588d7fb63bdc601db33ccda1895e31c7"
+    )
+
+
+@PROPERTY
+@given(POLICIES)
+def test_a_policy_survives_its_json_form(policy: DecisionPolicy) -> None:
+    document = policy.document()
+    back = policy_from_document(json.loads(canonical(document)))
+    assert back == policy
+    assert back.document() == document
+    wrapped = {"format": "invarlock-policies-v1", "policies": [document]}
+    assert list(Draft202012Validator(schema("policies")).iter_errors(wrapped)) == []
+
+
+@pytest.mark.parametrize(
+    ("strictness", "wants"),
+    [
+        (Strictness.MUST_PASS, False),
+        (Strictness.MUST_FAIL, True),
+        (Strictness.MUST_DETECT, True),
+        (Strictness.INFORMATIONAL, False),
+    ],
+)
+def test_which_expectations_want_a_detection(strictness: Strictness, wants: bool) -> None:
+    assert Expectation("x", strictness).wants_detection is wants

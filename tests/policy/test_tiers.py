@@ -1,0 +1,85 @@
+"""Tiers and profiles: every shipped file loads, and holds the numbers that were promised."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.resources import names, read_text
+from pytest_invarlock.policy.tiers import load_profile, load_tier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMITS = {"conservative": 1.05, "balanced": 1.10, "aggressive": 1.20}
+# preview, final, guard calibration, B, documents, effective, token floor enforced, determinism
+PROFILES = {
+    "dev": (64, 64, 32, 999, 20, 10.0, False, "throughput"),
+    "ci_cpu": (120, 120, 48, 1999, 40, 20.0, False, "throughput"),
+    "ci": (200, 200, 64, 1999, 40, 20.0, True, "throughput"),
+    "release": (400, 400, 64, 3999, 40, 20.0, True, "strict"),
+}
+
+
+@pytest.mark.parametrize(
+    ("load", "wrong", "close"),
+    [(load_tier, "ballanced", "balanced"), (load_profile, "ci-cpu", "ci_cpu")],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(load: object, wrong: str, close: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(wrong)  # type: ignore[operator]
+    assert caught.value.code in ("UNKNOWN_TIER", "UNKNOWN_PROFILE")
+    assert caught.value.remedy == f"did you mean {close!r}?"
+
+
+def test_a_tier_file_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(read_text("tiers", "balanced.yaml") + "ratio: 1.5\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml:\d+: unknown key 'ratio'"):
+        load_tier(str(path))
+
+
+def test_a_tier_file_that_demands_a_guard_gives_it_a_mode(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = read_text("tiers", "balanced.yaml").replace(
+        "guards:\n  invariants: {mode: gate}", "guards: {}"
+    )
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        load_tier(str(path))
+
+
+def test_the_shipped_names_are_the_promised_ones() -> None:
+    assert names("tiers", ".yaml") == sorted(LIMITS)
+    assert names("profiles", ".yaml") == sorted(PROFILES)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_the_shipped_tiers(name: str) -> None:
+    tier = load_tier(name)
+    assert tier.name == name
+    assert tier.ratio_limit == LIMITS[name]
+    assert tier.catastrophic_ratio == 2.0
+    assert (tier.alpha, tier.bootstrap_alpha) == (0.05, 0.04)
+    assert tier.checks == ("invariants", "primary_metric")
+    assert tier.modes == {"invariants": "gate"}
+    assert "primary_metric.ratio_limit" in tier.provenance
+
+
+def test_the_token_floor_of_balanced_is_the_seeds() -> None:
+    assert load_tier("balanced").token_floor == 50_000
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_counts_and_floors_of_the_shipped_profiles(name: str) -> None:
+    assert astuple(load_profile(name)) == (name, *PROFILES[name])
+
+
+def test_an_own_tier_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = read_text("tiers", "balanced.yaml")
+    path.write_text(text.replace("ratio_limit: 1.10", "ratio_limit: 1.02"), encoding="utf-8")
+    assert load_tier(str(path)).ratio_limit == 1.02
