@@ -91,7 +91,7 @@ def _activate(config: pytest.Config) -> Activation:
 
 
 def _check_named_files(config: pytest.Config, activation: Activation) -> None:
-    """Load suite files named as arguments now: a node id in a broken one would only be not found."""
+    """Load named suite files now: a node id in a broken one would only be called not found."""
     for argument in config.args:
         head = str(argument).split("::", 1)[0]
         path = (config.invocation_params.dir / head).resolve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -13,6 +14,7 @@ from pytest_invarlock.errors import InvarlockError
 COMMAND_MODULES = ("pytest_invarlock.evidence.commands",)
 EXIT_USAGE = 2
 EXIT_MISSING = 3
+EXIT_CRASHED = 70
 EXIT_INTERRUPTED = 130
 
 
@@ -24,7 +26,7 @@ class CommandTable:
         self._groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
 
     def add(self, name: str, summary: str) -> argparse.ArgumentParser:
-        """A new command's parser; give it ``set_defaults(run=function)``: arguments to exit status."""
+        """A new command's parser; ``set_defaults(run=...)`` takes arguments to an exit status."""
         return self._top.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
     def add_to(self, group: str, name: str, summary: str) -> argparse.ArgumentParser:
@@ -70,4 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_MISSING
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:
+        # Python's own status of a crash is 1, which here means "valid, but not PASS".
+        traceback.print_exc()
+        raise SystemExit(EXIT_CRASHED) from error
     return status

@@ -132,7 +132,7 @@ def _non_finite(facts: Facts) -> CheckDecision | None:
     if subject:
         return CheckDecision(
             "primary_metric", Outcome.FAIL, "non_finite",
-            f"the subject's loss is not finite on {subject} of {windows} windows, the baseline's is",
+            f"the subject's loss is not finite on {subject} of {windows} windows",
             {"n_non_finite": subject, "n_windows": windows},
         )  # fmt: skip
     return None
@@ -157,7 +157,8 @@ def _judge_ratio(bounds: RatioBounds, facts: Facts, policy: DecisionPolicy) -> C
     if bounds.ratio > limits.catastrophic_ratio:
         return CheckDecision(
             "primary_metric", Outcome.FAIL, "catastrophic_spike",
-            f"{interval}: beyond {limits.catastrophic_ratio:g} times the baseline's perplexity", numbers,
+            f"{interval}: beyond {limits.catastrophic_ratio:g} times the baseline's perplexity",
+            numbers,
         )  # fmt: skip
     short = _floor_not_met(bounds, facts, policy)
     if short is not None:
@@ -170,11 +171,13 @@ def _judge_ratio(bounds: RatioBounds, facts: Facts, policy: DecisionPolicy) -> C
     if bounds.ratio_lower > limits.ratio_limit:
         return CheckDecision(
             "primary_metric", Outcome.FAIL, "beyond_limit",
-            f"{interval}: even the lower bound {bounds.ratio_lower:.4f} is beyond the limit", numbers,
+            f"{interval}: even the lower bound {bounds.ratio_lower:.4f} is beyond the limit",
+            numbers,
         )  # fmt: skip
     return CheckDecision(
         "primary_metric", Outcome.INCONCLUSIVE, "bound_straddles_limit",
-        f"INCONCLUSIVE: {interval}, lower bound {bounds.ratio_lower:.4f}; {_more(numbers)}", numbers,
+        f"INCONCLUSIVE: {interval}, lower bound {bounds.ratio_lower:.4f}; {_more(numbers)}",
+        numbers,
     )  # fmt: skip
 
 

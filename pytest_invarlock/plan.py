@@ -55,6 +55,19 @@ class Scenario:
             raise ValueError(f"scenario {self.name!r} needs either an edit or a subject")
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class PlannedScenario:
+    """A scenario of a model that the run set out to measure, ``draws`` times."""
+
+    model: str
+    scenario: str
+    draws: int
+
+    def document(self) -> dict[str, Any]:
+        """The entry as plain JSON values."""
+        return {"model": self.model, "scenario": self.scenario, "draws": self.draws}
+
+
 @dataclass(frozen=True, slots=True)
 class DataSource:
     """Where evaluation text comes from; ``location`` stays on this machine."""

@@ -131,7 +131,7 @@ class Record:
         }
 
     def array_bytes(self) -> bytes:
-        """The ``.npz`` form of the arrays: no compression or times, so equal facts are equal bytes."""
+        """The ``.npz`` of the arrays: no compression, no times, so equal facts are equal bytes."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
             for arm, losses in sorted(self.facts.arms.items()):
@@ -195,12 +195,15 @@ def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]
                 for arm in ARMS
                 if arm in stated
             }
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise _bad_arrays("is not a readable .npz archive") from error
 
 
 def _read_array(archive: zipfile.ZipFile, member: str, length: int) -> NDArray[Any]:
     info = archive.getinfo(member)
+    if info.compress_type != zipfile.ZIP_STORED:
+        # Ours are stored plainly; anything else could expand without bound.
+        raise _bad_arrays(f"{member} is compressed")
     if not 0 <= length <= MAX_WINDOWS or info.file_size > 8 * length + 4096:
         raise _bad_arrays(f"{member} is larger than the record states")
     try:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.decide import decide
+from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, policy_from_document
-from pytest_invarlock.verdict import PlannedScenario, RunVerdict, decide_run
+from pytest_invarlock.verdict import RunVerdict, decide_run
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision

@@ -8,23 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Strictness
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 VERDICT_FORMAT = "invarlock-verdict-v1"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedScenario:
-    """A scenario of a model that the run set out to measure, ``draws`` times."""
-
-    model: str
-    scenario: str
-    draws: int
-
-    def document(self) -> dict[str, Any]:
-        """The entry as plain JSON values."""
-        return {"model": self.model, "scenario": self.scenario, "draws": self.draws}
 
 
 @dataclass(frozen=True, slots=True)

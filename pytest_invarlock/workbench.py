@@ -255,7 +255,7 @@ def decided(run: RunDirectory, policy: DecisionPolicy, records: tuple[Record, ..
 
 
 def suite_plan(suite: Suite) -> dict[str, Any]:
-    """What a suite sets out to do, as plain JSON values: planned set, node ids, policy, scenarios."""
+    """What a suite sets out to do: planned set, node ids, policy, scenarios, as JSON values."""
     return {
         "name": suite.name,
         "node_prefix": suite.node_prefix,

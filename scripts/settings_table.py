@@ -1,4 +1,4 @@
-"""Write the table of settings into ``docs/settings.md``; ``--check`` only says whether it is current."""
+"""Write the table of settings into ``docs/settings.md``; ``--check`` only compares."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def shipped_data() -> set[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel of a copy of the sources: building in place would leave its traces in the checkout."""
+    """A wheel of a copy of the sources: building in place would leave traces in the checkout."""
     copy = tmp_path_factory.mktemp("source")
     for name in (*SOURCE_FILES, "pytest_invarlock"):
         source = ROOT / name
@@ -130,9 +130,7 @@ def test_pytest_and_the_shell_find_us() -> None:
 
 
 def test_every_module_has_its_layer(pyproject: dict[str, Any]) -> None:
-    (contract,) = (
-        c for c in pyproject["tool"]["importlinter"]["contracts"] if c["id"] == "layers"
-    )
+    (contract,) = (c for c in pyproject["tool"]["importlinter"]["contracts"] if c["id"] == "layers")
     layers = [
         name.strip() for row in contract["layers"] for name in row.replace("|", ":").split(":")
     ]

@@ -124,7 +124,7 @@ def _load_model(source: ModelSource, *, device: str, dtype: str) -> PreTrainedMo
     except (OSError, ValueError, KeyError) as error:
         raise ModelLoadError(
             f"{source.reference}: its configuration cannot be used: {_first_line(error)}",
-            remedy="check config.json, or give --invarlock-allow-remote-code where the model needs code",
+            remedy="check config.json; models that bring their own code cannot be loaded",
             code="MODEL_CONFIG",
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -107,7 +107,7 @@ def _from_hub(reference: str, *, allow_network: bool) -> ModelSource:
     except LocalEntryNotFoundError as error:
         raise ModelLoadError(
             f"{reference}: not in the local Hub cache, and the network is off",
-            remedy="give --invarlock-allow-network, fetch it with `hf download`, or name a directory",
+            remedy="give --invarlock-allow-network, or fetch it first with `hf download`",
             code="MODEL_NOT_CACHED",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:

@@ -34,6 +34,7 @@ from pytest_invarlock.policy.settings import Setting, Settings
 
 if TYPE_CHECKING:
     from invarlock_guards.contract import Guard
+
     from pytest_invarlock.records import Record
 
 MODEL = "model"
@@ -137,7 +138,7 @@ def _window(batch: Mapping[str, Any], index: int, context: int | None) -> Window
     if len(tokens) <= MIN_SCORED_TOKENS or (context is not None and len(tokens) > context):
         raise DataError(
             f"calibration window {index} has {len(tokens)} tokens",
-            remedy=f"give windows of {MIN_SCORED_TOKENS + 1} to {context or 'any number of'} tokens",
+            remedy=f"give windows of {MIN_SCORED_TOKENS + 1} to {context or 'any'} tokens",
             code="WINDOW_LENGTH",
         )
     return Window(tokens, 1, index)

@@ -155,7 +155,7 @@ class LocalJsonlProvider(Provider):
 
 
 def get_provider(kind: str, source: DataSource | None = None, **arguments: Any) -> Provider:
-    """The provider of ``kind``; ``source``, or ``file=``, ``text_field=``, ``id_field=``, say where."""
+    """The provider of ``kind``; ``source``, or ``file=``, ``text_field=``, ``id_field=``."""
     if source is None:
         source = DataSource(
             kind,

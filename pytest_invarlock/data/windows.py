@@ -188,7 +188,7 @@ def _sample(
     selection: WindowSelection,
     draw: int,
 ) -> tuple[Window, ...]:
-    """Round-robin over documents in seeded order, so that every document counts before any twice."""
+    """Round-robin over documents in seeded order: every document once before any twice."""
     seed = selection.seed
     rounds: list[tuple[int, bytes, int, Window]] = []
     for document, windows in candidates.items():

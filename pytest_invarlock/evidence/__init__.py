@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_invarlock.evidence.findings import Finding, VerifyReport
-    from pytest_invarlock.evidence.manifest import ManifestHeader, PlannedScenario, ToolIdentity
+    from pytest_invarlock.evidence.manifest import ManifestHeader, ToolIdentity
     from pytest_invarlock.evidence.pack import SealedPack, seal_pack
     from pytest_invarlock.evidence.verified import VerifiedPack
     from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Finding",
     "ManifestHeader",
-    "PlannedScenario",
     "SealedPack",
     "ToolIdentity",
     "VerifiedPack",
@@ -31,7 +30,6 @@ __all__ = [
 _HOMES = {
     "Finding": "findings",
     "ManifestHeader": "manifest",
-    "PlannedScenario": "manifest",
     "SealedPack": "pack",
     "ToolIdentity": "manifest",
     "VerifiedPack": "verified",

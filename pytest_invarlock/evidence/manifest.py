@@ -17,6 +17,7 @@ from jsonschema.validators import Draft202012Validator
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.layout import CHECKSUMS, CONTROL_FILES, FORMAT, PackFile, check_paths
 from pytest_invarlock.evidence.strict_json import loads, pretty
+from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.resources import schema
 
 MAX_MANIFEST_BYTES = 20 * 2**20
@@ -25,15 +26,6 @@ DEFAULT_REFERENCES: Mapping[str, str] = {
     "scenarios": "metadata/scenarios.json",
     "policy": "metadata/policy.json",
 }
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PlannedScenario:
-    """A scenario that was to be measured on ``model``, ``draws`` times."""
-
-    model: str
-    scenario: str
-    draws: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +102,7 @@ class Manifest:
                 "code_digest": header.tool.code_digest,
             },
             "verdict": header.verdict,
-            "planned": [
-                {"model": p.model, "scenario": p.scenario, "draws": p.draws}
-                for p in sorted(header.planned)
-            ],
+            "planned": [entry.document() for entry in sorted(header.planned)],
             "plan_digest": header.plan_digest,
             "policy_digest": header.policy_digest,
             "created_at": header.created_at,

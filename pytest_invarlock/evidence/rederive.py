@@ -19,10 +19,11 @@ from pytest_invarlock.errors import ConfigError, EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.strict_json import digest, loads
 from pytest_invarlock.path_names import slug
+from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, policy_from_document
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.records import Record, record_from_bytes
-from pytest_invarlock.verdict import PlannedScenario, decide_run
+from pytest_invarlock.verdict import decide_run
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
@@ -83,10 +84,7 @@ def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | No
 
 
 def rederive_pack(pack: VerifiedPack) -> list[Finding]:
-    """Findings of the schema and semantic stages over files whose hashes have been checked."""
-    malformed = check_schemas(pack)
-    if malformed:
-        return malformed
+    """Findings of the semantic stage; hashes and schemas (`check_schemas`) hold already."""
     policies_document = _document(pack, POLICY)
     policies = {
         key: policy
@@ -140,7 +138,8 @@ def _redecide(
 def report_path(record: Record) -> str:
     """Where a record's certificate stands in the pack."""
     facts = record.facts
-    return f"reports/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}/evaluation.report.json"
+    folder = f"reports/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}"
+    return f"{folder}/evaluation.report.json"
 
 
 def _compare_certificate(

@@ -11,7 +11,7 @@ from pytest_invarlock.certificate import make_certificate, render_certificate_ma
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key
-from pytest_invarlock.evidence.manifest import ManifestHeader, PlannedScenario, ToolIdentity
+from pytest_invarlock.evidence.manifest import ManifestHeader, ToolIdentity
 from pytest_invarlock.evidence.pack import SealedPack, seal_pack
 from pytest_invarlock.evidence.rederive import (
     ENVIRONMENT,
@@ -23,8 +23,7 @@ from pytest_invarlock.evidence.rederive import (
 )
 from pytest_invarlock.evidence.strict_json import digest, pretty
 from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
-from pytest_invarlock.reporting.table import markdown
-from pytest_invarlock.reporting.verdict_testcase import verdict_text
+from pytest_invarlock.run_text import markdown, verdict_text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -90,9 +89,6 @@ def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
     """Seal the pack of a whole run: reports, records, results and metadata; nothing else."""
     if summary.verdict is None:
         raise EvidenceError("a run without a verdict is not sealed", remedy="run the whole suite")
-    planned = tuple(
-        PlannedScenario(entry.model, entry.scenario, entry.draws) for entry in summary.planned
-    )
     policies = _policies(summary)
     started = min((str(r.observations["started_at"]) for r in summary.records), default=_now())
     header = ManifestHeader(
@@ -103,7 +99,7 @@ def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
         created_at=_now(),
         tool=ToolIdentity("pytest-invarlock", tool_version(), code_digest()),
         verdict=summary.verdict.verdict,
-        planned=planned,
+        planned=summary.planned,
         plan_digest=combined_plan_digest(summary.records),
         policy_digest=digest(policies),
     )

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 DEFAULT_SEQ_LEN = 512
 DEFAULT_BATCH_TOKENS = 8192
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 PROFILES = ("dev", "ci_cpu", "ci", "release")
 
 
 def resolve_profile(value: Mapping[str, Any], settings: Settings) -> Profile:
-    """The profile: as set, as the suite file says, else ``ci`` where CI is set, ``dev`` elsewhere."""
+    """The profile: as set, as the suite file says, else ``ci`` under CI and ``dev`` elsewhere."""
     default = "ci" if settings.in_ci else "dev"
     return load_profile(settings.choice("profile", PROFILES) or str(value.get("profile", default)))
 
@@ -65,9 +67,8 @@ def build_plan(
             max_windows_per_document=dataset.get("max_windows_per_document", 8),
             seed=dataset.get("seed", 0),
         ),
-        device=settings.choice("device", ("auto", "cpu", "cuda", "mps")) or run.get("device", "auto"),
-        dtype=settings.choice("dtype", ("auto", "float32", "bfloat16", "float16", "float64"))
-        or run.get("dtype", "auto"),
+        device=settings.choice("device", DEVICES) or run.get("device", "auto"),
+        dtype=settings.choice("dtype", DTYPES) or run.get("dtype", "auto"),
         threads=cast("int | Literal['auto']", threads),
         determinism=cast(
             Determinism,

@@ -42,7 +42,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("model", "MODEL", "Replace the suite's models; may repeat", repeatable=True),
     SettingSpec("scenario", "ID", "Run a suite of just this scenario; may repeat", repeatable=True),
     SettingSpec("tier", "NAME|FILE", "Limits: conservative, balanced, aggressive", "balanced"),
-    SettingSpec("profile", "NAME", "Counts: dev, ci_cpu, ci, release", "ci where CI is set, or dev"),
+    SettingSpec("profile", "NAME", "Counts: dev, ci_cpu, ci, release", "ci under CI, else dev"),
     SettingSpec("dataset", "KIND[:FILE]", "Data: pydoc, or local_jsonl:FILE", "suite's"),
     SettingSpec("preview-windows", "N", "Windows of the preview arm", "profile's"),
     SettingSpec("final-windows", "N", "Windows of the final arm", "profile's"),

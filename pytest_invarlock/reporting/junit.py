@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_suite_properties(config: pytest.Config, summaries: Sequence[RunSummary]) -> None:
-    """Run id, verdict, pack path and digest, signer; also under xdist, where the fixture is mute."""
+    """Run id, verdict, pack path and digest, signer; under xdist pytest's fixture is mute."""
     from _pytest.junitxml import xml_key
 
     xml = config.stash.get(xml_key, None)

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.reporting.table import HEADINGS, aligned, rows
+from pytest_invarlock.run_text import HEADINGS, aligned, rows
 
 if TYPE_CHECKING:
     from pytest_invarlock.run_summary import RunSummary
@@ -52,7 +52,8 @@ def closing_lines(summary: RunSummary) -> list[str]:
         made = " (your new signing key)" if summary.key_created else ""
         lines += [
             f"signed by {summary.sealed.fingerprint}{made}",
-            f"verify it: invarlock verify {pack} --expected-fingerprint {summary.sealed.fingerprint}",
+            f"verify it: invarlock verify {pack} "
+            f"--expected-fingerprint {summary.sealed.fingerprint}",
         ]
     return lines
 

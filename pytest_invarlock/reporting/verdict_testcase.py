@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from pytest_invarlock.run_text import verdict_text
+
 if TYPE_CHECKING:
     from pytest_invarlock.run_summary import RunSummary
-    from pytest_invarlock.verdict import RunVerdict
-
-MAX_FAILURES_SHOWN = 10
 
 
 def verdict_reports(summary: RunSummary) -> list[pytest.TestReport]:
@@ -41,16 +40,3 @@ def verdict_reports(summary: RunSummary) -> list[pytest.TestReport]:
             report.wasxfail = text
         reports.append(report)
     return reports
-
-
-def verdict_text(verdict: RunVerdict) -> str:
-    """The verdict and every broken requirement with what broke it."""
-    lines = []
-    for rule in verdict.requirements:
-        if not rule.passed:
-            lines.append(f"{verdict.verdict}: requirement {rule.name}: {rule.text}")
-            shown = rule.failures[:MAX_FAILURES_SHOWN]
-            lines += [f"  {f['model']} {f['scenario']}: {f['reason']}" for f in shown]
-            if len(rule.failures) > len(shown):
-                lines.append(f"  and {len(rule.failures) - len(shown)} more")
-    return "\n".join(lines)

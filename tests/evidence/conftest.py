@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_invarlock.evidence import dsse
 from pytest_invarlock.evidence.findings import VerifyReport
 from pytest_invarlock.evidence.keys import fingerprint
-from pytest_invarlock.evidence.manifest import ManifestHeader, PlannedScenario, ToolIdentity
+from pytest_invarlock.evidence.manifest import ManifestHeader, ToolIdentity
 from pytest_invarlock.evidence.pack import SealedPack, seal_pack
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
+from pytest_invarlock.plan import PlannedScenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -41,7 +41,7 @@ needs_tools = pytest.mark.skipif(
 def recipe(with_jq: bool) -> str:
     """The shell blocks of the page in order, with or without those that use jq."""
     blocks = re.findall(r"^```sh( jq)?\n(.*?)^```$", DOC.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     return "".join(text for jq, text in blocks if with_jq or not jq)
 
 

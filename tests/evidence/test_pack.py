@@ -15,8 +15,9 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence import dsse
 from pytest_invarlock.evidence import pack as pack_module
 from pytest_invarlock.evidence.keys import fingerprint, load_public_key
-from pytest_invarlock.evidence.manifest import PlannedScenario, parse_manifest
+from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.evidence.pack import seal_pack
+from pytest_invarlock.plan import PlannedScenario
 
 CONTROL = {"manifest.json", "checksums.sha256", "manifest.signature.json"}
 

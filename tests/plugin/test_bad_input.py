@@ -45,12 +45,16 @@ def failed_with(repository, result: pytest.RunResult, message: str) -> None:
 
 def test_a_missing_model_directory(repository):
     result = compare(repository, "./nowhere")
-    failed_with(repository, result, "./nowhere: no such model directory (give an existing directory")
+    failed_with(
+        repository, result, "./nowhere: no such model directory (give an existing directory"
+    )
 
 
 def test_a_hub_model_that_is_not_cached(repository):
     result = compare(repository, "someone/some-model")
-    failed_with(repository, result, "someone/some-model: not in the local Hub cache, and the network")
+    failed_with(
+        repository, result, "someone/some-model: not in the local Hub cache, and the network"
+    )
 
 
 def test_a_truncated_checkpoint(repository, model):
@@ -68,7 +72,9 @@ def test_a_tokenizer_with_another_vocabulary_than_the_model(repository, model):
     tokenizer["model"]["merges"] = []
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     result = compare(repository, model)
-    assert "the model's vocabulary 1024 (put the tokenizer that the model was" in result.stdout.str()
+    assert (
+        "the model's vocabulary 1024 (put the tokenizer that the model was" in result.stdout.str()
+    )
     assert "[TOKENIZER_VOCABULARY]" in result.stdout.str()
 
 
@@ -79,7 +85,9 @@ def test_empty_evaluation_text(repository):
         "--invarlock-baseline=builtin:llama", "--invarlock-subject=builtin:llama",
         f"--invarlock-dataset=local_jsonl:{data}",
     )  # fmt: skip
-    failed_with(repository, result, f"{data}: holds no text in field 'text' (give a file with at least")
+    failed_with(
+        repository, result, f"{data}: holds no text in field 'text' (give a file with at least"
+    )
 
 
 def test_a_data_line_that_is_no_json_is_named_by_its_number(repository):
@@ -138,7 +146,9 @@ def test_nan_weights_in_a_compared_subject_fail_by_name(repository, model):
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     result = compare(repository, model)
     result.assert_outcomes(failed=3)
-    result.stdout.fnmatch_lines([f"FAIL: non finite in {name} (1, baseline 0)", "FAIL: the subject's loss*"])
+    result.stdout.fnmatch_lines(
+        [f"FAIL: non finite in {name} (1, baseline 0)", "FAIL: the subject's loss*"]
+    )
 
 
 def test_a_subject_bitwise_equal_to_its_baseline_passes_by_name(repository, model):
@@ -147,6 +157,7 @@ def test_a_subject_bitwise_equal_to_its_baseline_passes_by_name(repository, mode
     report = repository.latest / "reports/builtin-llama/model/run_0/evaluation.report.json"
     text = json.loads(report.read_text())["decision"]["text"]
     assert text == "bitwise identical: same tensors, same losses" or "finite" in text
-    assert 'classname="invarlock.compare.builtin:llama.model"' in (
-        repository.path / "junit.xml"
-    ).read_text()
+    assert (
+        'classname="invarlock.compare.builtin:llama.model"'
+        in (repository.path / "junit.xml").read_text()
+    )

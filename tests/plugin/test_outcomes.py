@@ -23,13 +23,18 @@ def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository)
         f"{case.get('classname')}.{case.get('name')}": case
         for case in ElementTree.parse(repository.path / "junit.xml").iter("testcase")
     }
-    assert cases["small.invarlock.yaml.builtin:llama.pruned.primary_metric"].find("failure") is not None
+    assert (
+        cases["small.invarlock.yaml.builtin:llama.pruned.primary_metric"].find("failure")
+        is not None
+    )
     assert cases["small.invarlock.yaml.verdict"].find("failure") is not None
     assert cases["small.invarlock.yaml.builtin:llama.noop.primary_metric"].find("failure") is None
 
 
 def test_a_clean_run_passes_everywhere(repository):
-    result = repository.run(repository.suite("noop", "rtn", "explosion"), "--junitxml=junit.xml", "-v")
+    result = repository.run(
+        repository.suite("noop", "rtn", "explosion"), "--junitxml=junit.xml", "-v"
+    )
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=6)
     assert repository.verdict()["verdict"] == "PASS"
@@ -68,7 +73,10 @@ def test_an_edit_that_changes_nothing_is_an_error_and_the_verdict_says_so(reposi
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
-        ["ERROR: magnitude_prune changed nothing (*", "ERROR: the measurement failed, see *::invariants*"]
+        [
+            "ERROR: magnitude_prune changed nothing (*",
+            "ERROR: the measurement failed, see *::invariants*",
+        ]
     )
     verdict = repository.verdict()
     assert verdict["verdict"] == "FAIL"

@@ -64,7 +64,9 @@ def test_failed_first_and_new_first_keep_a_scenario_together(repository):
     repository.run(suite)
     for flag in ("--ff", "--nf"):
         result = repository.run(suite, flag, "-v")
-        order = [line.split()[0] for line in result.outlines if line.startswith(f"{suite}::builtin")]
+        order = [
+            line.split()[0] for line in result.outlines if line.startswith(f"{suite}::builtin")
+        ]
         assert len(order) == 4
         pruned = [name for name in order if "::pruned::" in name]
         assert pruned[0].endswith("::invariants")

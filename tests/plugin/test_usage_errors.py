@@ -42,7 +42,10 @@ def test_an_option_that_cannot_be_used(repository, arguments, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + "scenaros: []\n" + SCENARIO, ":3: unknown key 'scenaros' (did you mean 'scenarios'?)"),
+        (
+            HEAD + "scenaros: []\n" + SCENARIO,
+            ":3: unknown key 'scenaros' (did you mean 'scenarios'?)",
+        ),
         (
             HEAD + "scenarios:\n  - id: a\n    strictnes: must_pass\n    edit: {name: noop}\n",
             ":5: unknown key 'scenarios[0].strictnes' (did you mean 'strictness'?)",
@@ -50,7 +53,10 @@ def test_an_option_that_cannot_be_used(repository, arguments, message):
         (HEAD.replace("small", "'a b'") + SCENARIO, "bad.invarlock.yaml:1: name: "),
         (HEAD + "name: again\n" + SCENARIO, ":3: key 'name' stands twice (first on line 1)"),
         (HEAD + "scenarios: [\n", "not valid YAML"),
-        (HEAD + SCENARIO.replace("noop}", "nooop}"), "no edit is named 'nooop' (did you mean 'noop'?)"),
+        (
+            HEAD + SCENARIO.replace("noop}", "nooop}"),
+            "no edit is named 'nooop' (did you mean 'noop'?)",
+        ),
         (
             HEAD + SCENARIO.replace("noop}", "quant_rtn, plan: {bits: 8}}"),
             "unknown key 'scenarios[0].edit.plan.bits'",
@@ -70,7 +76,10 @@ def test_a_suite_file_that_cannot_be_used(repository, text, message, by):
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
-        ("baseline='builtin:llama', subjekt='x'", "the marker has no keyword 'subjekt' (did you mean"),
+        (
+            "baseline='builtin:llama', subjekt='x'",
+            "the marker has no keyword 'subjekt' (did you mean",
+        ),
         ("subject='x'", "the marker names no baseline"),
         ("baseline='builtin:llama'", "the marker needs either subject or edit"),
         ("'builtin:llama'", "the marker takes keywords only"),

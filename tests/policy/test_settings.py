@@ -194,7 +194,7 @@ def test_choices_of_the_plan_name_the_nearest(
 
 
 def test_on_inconclusive_is_part_of_the_policy_and_checked() -> None:
-    assert build_policy({}, collected({"invarlock_on_inconclusive": "xfail"}), {}).on_inconclusive == "xfail"  # fmt: skip  # noqa: E501
+    assert build_policy({}, collected({"invarlock_on_inconclusive": "xfail"}), {}).on_inconclusive == "xfail"  # fmt: skip
     with pytest.raises(ConfigError, match="xfail"):
         build_policy({}, collected({"invarlock_on_inconclusive": "xfial"}), {})
 

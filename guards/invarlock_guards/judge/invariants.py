@@ -38,7 +38,7 @@ def judge_invariants(evidence: GuardEvidence, *, kind: str) -> GuardResult:
             "invariants", None, "abort", "nothing_measured", "no tensor of the model was compared"
         )
     violations = [
-        Violation(kind=name, module=entry["name"], value=entry["subject"], threshold=entry["baseline"])
+        Violation(name, entry["name"], entry["subject"], entry["baseline"])
         for key, name in _DIFFERENCES
         for entry in evidence[key]
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""One row a decision: scenario, verdict, ratio with bound and limit, what fired, time."""
+"""A run as text: a table with a row a decision, and what broke the verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
     from pytest_invarlock.records import Record
     from pytest_invarlock.run_summary import RunSummary
+    from pytest_invarlock.verdict import RunVerdict
 
+MAX_FAILURES_SHOWN = 10
 HEADINGS = ("", "scenario", "verdict", "ratio", "bound", "limit", "fired", "time")
 
 
@@ -73,8 +75,6 @@ def aligned(table: list[tuple[str, ...]]) -> list[str]:
 
 def markdown(summary: RunSummary) -> str:
     """``summary.md``: the verdict, the table, and the broken requirements."""
-    from pytest_invarlock.reporting.verdict_testcase import verdict_text
-
     word = summary.verdict.verdict if summary.verdict is not None else summary.status
     head = [f"## invarlock {summary.name}: {word}", ""]
     titles = ("met", *HEADINGS[1:])
@@ -82,3 +82,16 @@ def markdown(summary: RunSummary) -> str:
     table += ["| " + " | ".join(row.cells) + " |" for row in rows(summary)]
     broken = verdict_text(summary.verdict).splitlines() if summary.verdict is not None else []
     return "\n".join([*head, *table, "", *(f"- {line.strip()}" for line in broken), ""])
+
+
+def verdict_text(verdict: RunVerdict) -> str:
+    """The verdict and every broken requirement with what broke it."""
+    lines = []
+    for rule in verdict.requirements:
+        if not rule.passed:
+            lines.append(f"{verdict.verdict}: requirement {rule.name}: {rule.text}")
+            shown = rule.failures[:MAX_FAILURES_SHOWN]
+            lines += [f"  {f['model']} {f['scenario']}: {f['reason']}" for f in shown]
+            if len(rule.failures) > len(shown):
+                lines.append(f"  and {len(rule.failures) - len(shown)} more")
+    return "\n".join(lines)

@@ -1,0 +1,214 @@
+"""The journal: what an edit wrote is undone bit for bit, however the edit ended."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from pytest_invarlock.bench.journal import EditJournal
+from pytest_invarlock.bench.resident import Bench
+from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.edits import apply_edit, registry
+from pytest_invarlock.errors import EditError
+from pytest_invarlock.plan import DataSource, EditSpec, MeasurementPlan, Pair, WindowSelection
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GATE = "model.layers.0.mlp.gate_proj.weight"
+PRUNE = EditSpec("magnitude_prune", {"sparsity": 0.5})
+
+
+@pytest.fixture
+def bench(checkpoints: dict[str, Path], texts: Path) -> Bench:
+    plan = MeasurementPlan(
+        source=DataSource("local_jsonl", str(texts)),
+        windows=WindowSelection(48, 48, 10, 10),
+        device="cpu", dtype="float32", threads=1,
+    )  # fmt: skip
+    return Bench(Pair("tiny", str(checkpoints["llama"])), plan)
+
+
+def journal(model: torch.nn.Module) -> EditJournal:
+    return EditJournal(model, tensor_digests(model))
+
+
+def test_a_failed_undo_drops_the_resident_model(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tensor_digests(bench.baseline.model)
+    broken = bench.baseline
+
+    def forgetful(self: EditJournal, name: str, value: torch.Tensor) -> None:
+        self._saved.setdefault(name, value.clone())
+        self._tensors[name].data.copy_(value)
+
+    monkeypatch.setattr(EditJournal, "write", forgetful)
+    monkeypatch.setitem(
+        registry.EDITS, "magnitude_prune",
+        lambda j, **_: (j.write(GATE, torch.zeros(48, 32)), j._saved[GATE].fill_(1.0)),
+    )  # fmt: skip
+    with pytest.raises(EditError) as caught, bench.edited(PRUNE):
+        pass
+    assert caught.value.code == "UNDO_FAILED"
+    assert bench._loaded is None
+    assert bench.baseline is not broken
+    assert tensor_digests(bench.baseline.model) == original
+    assert bench.counters.baseline_loads == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        (EditSpec("scale_explosion", {"factor": 1.0}), "EDIT_CHANGED_NOTHING"),
+        (EditSpec("magnitude_prune", {"sparsity": 1e-9}), "EDIT_CHANGED_NOTHING"),
+        (EditSpec("quant_rtn", {"bitwidth": 8, "scope": "none"}), "EDIT_NO_TARGET"),
+        (EditSpec("unheard_of"), "UNKNOWN_EDIT"),
+    ],
+)
+def test_an_edit_that_does_nothing_is_an_error(spec: EditSpec, code: str, tiny_model: Any) -> None:
+    with pytest.raises(EditError) as caught:
+        apply_edit(spec, journal(tiny_model("llama")))
+    assert caught.value.code == code
+
+
+def test_a_noop_that_changes_something_is_an_error(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.EDITS, "noop", lambda j: j.write(GATE, torch.zeros(48, 32)))
+    with pytest.raises(EditError) as caught:
+        apply_edit(EditSpec("noop"), journal(tiny_model("llama")))
+    assert caught.value.code == "NOOP_CHANGED"
+
+
+def test_a_write_of_another_shape_is_an_error_and_writes_nothing(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    before = tensor_digests(model)
+    written = journal(model)
+    with pytest.raises(EditError) as caught:
+        written.write(GATE, torch.zeros(32, 48))
+    assert caught.value.code == "EDIT_SHAPE"
+    assert tensor_digests(model) == before
+    assert written.touched == ()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EditSpec("noop"),
+        EditSpec("quant_rtn", {"bitwidth": 4, "group_size": 8}),
+        PRUNE,
+        EditSpec("nan_injection"),
+        EditSpec("scale_explosion"),
+    ],
+    ids=lambda spec: spec.name,
+)
+def test_every_edit_is_undone_bit_for_bit(
+    kind: str, dtype: torch.dtype, spec: EditSpec, tiny_model: Any
+) -> None:
+    model = tiny_model(kind).to(dtype)
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    apply_edit(spec, written)
+    assert (tensor_digests(model) != before) is (spec.name != "noop")
+    written.undo()
+    assert tensor_digests(model) == before
+    assert written.touched == ()
+
+
+def test_bits_that_floats_cannot_tell_are_restored(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    weight = model.get_parameter(GATE)
+    weight.data[0, :4] = torch.tensor([-0.0, math.nan, -math.nan, math.inf])
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    written.write(GATE, torch.zeros_like(weight))
+    assert written.changes().n_parameters_changed == weight.numel()
+    written.undo()
+    assert tensor_digests(model) == before
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["lm_head.weight"],
+        ["transformer.wte.weight"],
+        ["transformer.wte.weight", "lm_head.weight"],
+        ["lm_head.weight", "transformer.wte.weight"],
+    ],
+)
+def test_tied_weights_change_and_return_together(names: list[str], tiny_model: Any) -> None:
+    model = tiny_model("gpt2")
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    for factor, name in enumerate(names, start=2):
+        written.write(name, model.get_parameter("transformer.wte.weight") * factor)
+    after = tensor_digests(model)
+    assert after["lm_head.weight"] == after["transformer.wte.weight"] != before["lm_head.weight"]
+    written.undo()
+    assert tensor_digests(model) == before
+    assert model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
+
+
+def test_writing_twice_keeps_the_first_bits(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    for value in (1.0, 2.0):
+        written.write(GATE, torch.full((48, 32), value))
+    assert written.changes().n_tensors_touched == 1
+    written.undo()
+    assert tensor_digests(model) == before
+
+
+def test_changes_are_counted_in_bits(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    written = journal(model)
+    value = model.get_parameter(GATE).clone()
+    value[0, 0] += 1
+    written.write(GATE, value)
+    written.write("model.norm.weight", model.get_parameter("model.norm.weight").clone())
+    changes = written.changes()
+    assert (changes.n_tensors_touched, changes.n_tensors_changed) == (2, 1)
+    assert (changes.n_parameters_touched, changes.n_parameters_changed) == (48 * 32 + 32, 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_is_raised_inside_leaves_the_resident_model_whole(
+    bench: Bench, error: type[BaseException]
+) -> None:
+    resident = bench.baseline
+    with pytest.raises(error), bench.edited(PRUNE):
+        assert not bench.unchanged()
+        raise error
+    assert bench.unchanged()
+    assert bench.baseline is resident
+
+
+def test_an_edit_that_breaks_off_half_way_is_undone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(j: EditJournal, **_: object) -> None:
+        j.write(GATE, torch.zeros(48, 32))
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(registry.EDITS, "magnitude_prune", breaks)
+    assert bench.unchanged()
+    with pytest.raises(KeyboardInterrupt), bench.edited(PRUNE):
+        pytest.fail("the edit broke off")
+    assert bench.unchanged()
+
+
+def test_the_subject_of_an_edit_is_told_with_its_own_digests(bench: Bench) -> None:
+    with bench.edited(PRUNE) as subject:
+        assert dict(subject.digests) == tensor_digests(subject.loaded.model)
+        assert subject.digests != bench.digests
+        assert subject.edit is not None
+        assert subject.edit["n_tensors_touched"] == 14
+    with bench.edited(EditSpec("noop")) as subject:
+        assert subject.digests == bench.digests

@@ -1,0 +1,147 @@
+"""Sessions over workers, shuffled, crashed and interrupted: the same facts, or no verdict at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+import pytest
+
+SCENARIOS = ("noop", "rtn", "pruned", "explosion")
+
+
+def junit(repository) -> dict[str, tuple[tuple[str, str], ...]]:
+    tree = ElementTree.parse(repository.path / "junit.xml")
+    skipped = ("invarlock.certificate",)
+    return {
+        f"{case.get('classname')}::{case.get('name')}": tuple(
+            (p.get("name"), p.get("value"))
+            for p in case.iter("property")
+            if p.get("name") not in skipped
+        )
+        for case in tree.iter("testcase")
+    }
+
+
+def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(repository):
+    suite = repository.suite(*SCENARIOS)
+    alone = repository.run_apart(suite, "--junitxml=junit.xml")
+    facts, cases, verdict = repository.digests(), junit(repository), repository.verdict()["verdict"]
+    assert repository.events().count("baseline_load") == 1
+    assert repository.events().count("baseline_pass") == 1
+    assert len(facts) == len(SCENARIOS)
+
+    spread = repository.run_apart(suite, "-n2", "--junitxml=junit.xml")
+    assert repository.digests() == facts
+    assert junit(repository) == cases
+    assert repository.verdict()["verdict"] == verdict == "FAIL"
+    assert alone.ret == spread.ret == pytest.ExitCode.TESTS_FAILED
+    assert repository.events().count("baseline_load") == 2
+    assert repository.events().count("baseline_pass") == 1
+
+    shuffled = repository.pytester.runpytest_subprocess(
+        "-p", "randomly", "-p", "no:cacheprovider", "-p", "xdist", suite, "-p", "randomly",
+        "--randomly-seed=3", "-v",
+    )  # fmt: skip
+    names = [line.split()[0] for line in shuffled.outlines if line.startswith(f"{suite}::builtin")]
+    scenarios = [name.split("::")[2] for name in names]
+    assert [s for i, s in enumerate(scenarios) if i == 0 or scenarios[i - 1] != s] != list(
+        SCENARIOS
+    )
+    assert len({s for i, s in enumerate(scenarios) if i == 0 or scenarios[i - 1] != s}) == 4
+    assert repository.digests() == facts
+    assert repository.verdict()["verdict"] == verdict
+
+
+def test_a_worker_that_dies_leaves_no_verdict_and_loses_no_sibling(repository):
+    suite = repository.suite(*SCENARIOS)
+    repository.pytester.makeconftest(
+        """
+        import os, pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_call(item):
+            if item.nodeid.endswith("::rtn::invariants") and hasattr(item.config, "workerinput"):
+                os._exit(9)
+        """
+    )
+    result = repository.run_apart(suite, "-n2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    verdict = repository.verdict()
+    assert verdict["status"] == "partial"
+    assert verdict["verdict"] is None
+    assert len(repository.digests()) == len(SCENARIOS)
+    assert not (repository.latest / "evidence_pack").exists()
+    assert "::verdict" not in result.stdout.str()
+
+
+def test_ctrl_c_keeps_records_and_seals_nothing(repository):
+    suite = repository.suite("noop", "rtn", "pruned")
+    repository.pytester.makeconftest(
+        """
+        import time, pathlib, pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_call(item):
+            if "::pruned::" in item.nodeid:
+                pathlib.Path("reached").touch()
+                time.sleep(60)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", suite],
+        cwd=repository.path, env=os.environ.copy(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    for _ in range(600):
+        if (repository.path / "reached").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    verdict = repository.verdict()
+    assert (verdict["status"], verdict["verdict"]) == ("incomplete", None)
+    assert set(repository.digests()) == {"builtin-llama/noop", "builtin-llama/rtn"}
+    assert not (repository.latest / "evidence_pack").exists()
+    assert not list((repository.path / "invarlock-out").rglob("*.tmp*"))
+    assert "the run was cut short: no verdict, no evidence pack" in output
+
+
+@pytest.mark.parametrize("flag", ["-q", "-v", "-n2"])
+def test_without_a_terminal_progress_garbles_nothing(repository, flag):
+    result = repository.run_apart(repository.suite("noop"), flag)
+    assert result.ret == pytest.ExitCode.OK
+    assert "windows" not in result.stdout.str().replace("windows_", "")
+    assert "\r" not in result.stdout.str()
+
+
+def test_a_progress_report_reaches_the_controller_from_a_worker(repository):
+    repository.pytester.makeconftest(
+        """
+        import pytest
+        def pytest_runtest_logreport(report):
+            if report.when == "progress":
+                open("seen", "a").write(dict(report.user_properties)["invarlock.progress"] + "\\n")
+        """
+    )
+    repository.run_apart(repository.suite("noop"), "-n1")
+    lines = (repository.path / "seen").read_text().splitlines()
+    assert any(
+        line.startswith("builtin:llama noop ") and line.endswith("windows") for line in lines
+    )
+
+
+@pytest.mark.parametrize("absent", ["xdist", "terminal", "cacheprovider", "junitxml"])
+def test_the_plugin_works_without_other_plugins(repository, absent):
+    result = repository.run_apart(repository.suite("noop"), "-p", f"no:{absent}", "-W", "error")
+    assert result.ret == pytest.ExitCode.OK
+    assert repository.verdict()["verdict"] == "PASS"
+
+
+def test_without_our_plugin_nothing_of_ours_is_there(repository):
+    repository.pytester.makepyfile("def test_it():\n    pass\n")
+    result = repository.run_apart("-p", "no:invarlock", "--help")
+    assert "--invarlock" not in result.stdout.str()
