@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.errors import ConfigError, SigningKeyError
 from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
@@ -90,6 +90,27 @@ def _activate(config: pytest.Config) -> Activation:
     return activation
 
 
+def check_outputs(activation: Activation) -> None:
+    """Before anything is measured: can the output folder be written, is the signing key usable?
+
+    Raises pytest.UsageError with the one line of the error.
+    """
+    existing = next(path for path in (activation.out, *activation.out.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise pytest.UsageError(
+            f"--invarlock-out: {activation.out}: cannot be written "
+            "(give a writable folder) [OUT_UNWRITABLE]"
+        )
+    key = activation.settings.text("signing-key") or "auto"
+    if key not in ("auto", "none"):
+        from pytest_invarlock.evidence.keys import load_private_key
+
+        try:
+            load_private_key(Path(key))
+        except SigningKeyError as error:
+            raise pytest.UsageError(f"--invarlock-signing-key: {error} [{error.code}]") from error
+
+
 def _check_named_files(config: pytest.Config, activation: Activation) -> None:
     """Load named suite files now: a node id in a broken one would only be called not found."""
     for argument in config.args:
@@ -99,6 +120,7 @@ def _check_named_files(config: pytest.Config, activation: Activation) -> None:
             from pytest_invarlock.policy.suite import load_suite_file
 
             load_suite_file(path, activation.settings, config.invocation_params.dir)
+            activation.files.add(path)
 
 
 def _is_ours(argument: str) -> bool:

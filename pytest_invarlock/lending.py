@@ -78,6 +78,7 @@ class Lending:
                 comparison.plan,
                 bench=self.bench,
                 salt=self.run.salt(),
+                worker=self.workbench.worker,
             )
         except Exception as error:
             # Whatever ended the measurement is evidence too: recorded by code, then raised.

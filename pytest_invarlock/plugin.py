@@ -48,12 +48,14 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read settings and named suites; set up the controller."""
-    from pytest_invarlock.activation import activate
+    from pytest_invarlock.activation import activate, check_outputs
     from pytest_invarlock.session import RunController
 
     config.addinivalue_line("markers", MARKER)
     activation = activate(config)
     if not hasattr(config, "workerinput"):
+        if activation.named and not config.option.collectonly:
+            check_outputs(activation)
         controller = RunController(config, activation)
         config.stash[CONTROLLER] = controller
         config.pluginmanager.register(controller, "invarlock-controller")

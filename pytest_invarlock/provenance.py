@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import platform
 from functools import cache
@@ -41,6 +42,11 @@ def library_versions() -> dict[str, str]:
 def tool_version() -> str:
     """The installed version of this plugin."""
     return version("pytest-invarlock")
+
+
+def keyed_host(salt: bytes) -> str:
+    """Which host of the run this is, without its name: HMAC-SHA-256 under the salt, 16 digits."""
+    return hmac.new(salt, platform.node().encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def machine() -> dict[str, str | int | None]:

@@ -203,7 +203,7 @@ class Workbench:
             bench.progress = lambda stage, done, total: self.report_progress(
                 item, f"{pair.name} {scenario.name} {stage} {done}/{total} windows"
             )
-            record = measure(pair, scenario, plan, bench=bench, salt=run.salt())
+            record = measure(pair, scenario, plan, bench=bench, salt=run.salt(), worker=self.worker)
         except Exception as error:
             # Whatever ended the measurement is evidence too: recorded by code, then raised.
             run.write_record(error_record(pair, scenario, plan, error_code(error)))

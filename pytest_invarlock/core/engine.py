@@ -19,7 +19,7 @@ from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.core.determinism import device_identity, in_force, resolve_plan
 from pytest_invarlock.errors import InvarlockError, MeasurementError
 from pytest_invarlock.plan import ARMS, Arm
-from pytest_invarlock.provenance import code_digest, library_versions, machine
+from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
 from pytest_invarlock.records import ArmLosses, Facts, Record
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def measure(
     *,
     bench: Bench | None = None,
     salt: bytes | None = None,
+    worker: str = "main",
 ) -> Record:
     """Measure ``scenario`` of ``pair`` under ``plan``: the subject whole, paired with the baseline.
 
@@ -44,7 +45,9 @@ def measure(
         scenario: an edit to apply in place (and undo), or a checkpoint to load.
         plan: what to measure; ``plan.draw`` selects the windows.
         bench: the pair's resident bench; None makes one for this call.
-        salt: the run's salt for keyed window hashes among the observations; None leaves them out.
+        salt: the run's salt for keyed hashes of windows and host among the observations; None
+            leaves them out.
+        worker: the name of the process that measures, for the observations.
 
     Raises:
         InvarlockError: any typed error of loading, data, edit or measurement.
@@ -78,6 +81,8 @@ def measure(
         "device": device_identity(bench.plan.device),
         "versions": library_versions(),
         "machine": machine(),
+        "worker": worker,
+        "host": None if salt is None else keyed_host(salt),
         "window_hmacs": None if salt is None else windows.keyed_hashes(salt),
     }
     return Record(facts, observations)

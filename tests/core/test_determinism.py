@@ -48,7 +48,9 @@ def before(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
         torch.backends.cudnn.allow_tf32 = False
     yield state()
     torch.set_num_threads(int(str(kept["threads"])))
-    torch.use_deterministic_algorithms(bool(kept["deterministic"]), warn_only=bool(kept["warn_only"]))
+    torch.use_deterministic_algorithms(
+        bool(kept["deterministic"]), warn_only=bool(kept["warn_only"])
+    )
     torch.backends.cudnn.benchmark = bool(kept["benchmark"])
     torch.backends.cuda.matmul.allow_tf32 = bool(kept["matmul_tf32"])
     torch.backends.cudnn.allow_tf32 = bool(kept["cudnn_tf32"])

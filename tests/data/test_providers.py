@@ -44,9 +44,7 @@ def packed_text() -> bytes:
     return files("pytest_invarlock.builtin").joinpath("text", "heldout.jsonl.gz").read_bytes()
 
 
-def test_changed_shipped_text_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_shipped_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = gzip.decompress(packed_text()).replace(b"e", b"E", 1)
     shipped(tmp_path, monkeypatch, gzip.compress(content, 1))
     with pytest.raises(DataError) as caught:

@@ -56,9 +56,7 @@ def test_dropping_a_merge_changes_it(saved: Path) -> None:
 
 def test_another_pre_tokenizer_changes_it(saved: Path) -> None:
     before = changed(saved, lambda _: None)
-    assert (
-        changed(saved, lambda p: p["pre_tokenizer"].update(add_prefix_space=True)) != before
-    )
+    assert changed(saved, lambda p: p["pre_tokenizer"].update(add_prefix_space=True)) != before
 
 
 def test_an_added_token_changes_it(saved: Path) -> None:

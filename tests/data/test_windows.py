@@ -66,9 +66,7 @@ def drawn(
     context: int | None = None,
 ) -> WindowSet:
     provider = Texts(documents() if texts is None else texts)
-    return draw_windows(
-        provider, WhitespaceTokenizer(bos), selection, draw=draw, context=context
-    )
+    return draw_windows(provider, WhitespaceTokenizer(bos), selection, draw=draw, context=context)
 
 
 def content(windows: WindowSet) -> dict[str, list[tuple[int, int, bytes]]]:
@@ -85,9 +83,7 @@ def test_too_little_text_is_an_error_that_names_the_counts() -> None:
     # 4 of 10 documents are in the final arm, 3 full windows and a last piece too short in each.
     assert caught.value.cause == (
         "the final arm holds 12 windows in 4 documents, 20 were asked for"
-    ) or caught.value.cause == (
-        "the preview arm holds 9 windows in 3 documents, 20 were asked for"
-    )
+    ) or caught.value.cause == ("the preview arm holds 9 windows in 3 documents, 20 were asked for")
 
 
 def test_text_drawn_twice_does_not_count_twice() -> None:
@@ -189,7 +185,9 @@ def test_every_document_is_drawn_before_any_twice() -> None:
 
 
 def test_a_document_gives_at_most_eight_windows() -> None:
-    texts = [Document(words(10_000 * n, 64 * 30), "final" if n < 4 else "preview") for n in range(8)]
+    texts = [
+        Document(words(10_000 * n, 64 * 30), "final" if n < 4 else "preview") for n in range(8)
+    ]
     windows = drawn(texts, replace(SELECTION, final_windows=32, preview_windows=8))
     assert set(Counter(w.document for w in windows.final).values()) == {8}
     with pytest.raises(DataError, match="holds 32 windows in 4 documents, 33 were asked"):
@@ -208,7 +206,9 @@ def test_another_draw_samples_the_same_arms_anew() -> None:
     assert content(first)["preview"] != content(second)["preview"]
     everything = replace(SELECTION, final_windows=90, preview_windows=70)
     for arm in ("final", "preview"):
-        documents_of = [{w.document for w in drawn(selection=everything, draw=k).arms[arm]} for k in (0, 1)]  # type: ignore[index]
+        documents_of = [
+            {w.document for w in drawn(selection=everything, draw=k).arms[arm]} for k in (0, 1)
+        ]  # type: ignore[index]
         assert documents_of[0] == documents_of[1]
 
 

@@ -120,7 +120,9 @@ def test_groups_run_along_the_input_of_either_layout(kind: str, tiny_model: Any)
 def test_only_the_scope_is_changed(tiny_model: Any) -> None:
     before, model = tiny_model("llama"), tiny_model("llama")
     apply_edit(EditSpec("quant_rtn", {"bitwidth": 8, "scope": "attn"}), journal(model))
-    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    changed = {
+        n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n))
+    }
     assert changed == {n for n, _ in model.named_parameters() if "self_attn" in n}
 
 

@@ -32,7 +32,9 @@ def test_scopes_hold_the_projections_of_every_block_and_nothing_else(
 ) -> None:
     names = {matrix.name for matrix in weight_matrices(tiny_model(kind), scope)}
     assert names == {
-        f"{PREFIX[kind]}.{block}.{part}.weight" for block in (0, 1) for part in EXPECTED[kind][scope]
+        f"{PREFIX[kind]}.{block}.{part}.weight"
+        for block in (0, 1)
+        for part in EXPECTED[kind][scope]
     }
 
 

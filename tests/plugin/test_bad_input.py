@@ -104,8 +104,8 @@ def test_an_output_folder_that_cannot_be_written(repository):
     blocked = repository.path / "blocked"
     blocked.write_text("a file, not a folder")
     result = repository.run(repository.suite("noop"), f"--invarlock-out={blocked}")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"ERROR: {blocked}: cannot be written: *(give a writable folder*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{blocked}: cannot be written (give a writable folder)*"])
 
 
 def test_a_signing_key_of_another_type(repository):
@@ -119,9 +119,9 @@ def test_a_signing_key_of_another_type(repository):
     )
     key.chmod(0o600)
     result = repository.run(repository.suite("noop"), f"--invarlock-signing-key={key}")
-    assert result.ret != pytest.ExitCode.OK
-    assert "Ed25519" in result.stdout.str() + result.stderr.str()
-    assert not list((repository.path / "invarlock-out").rglob("manifest*"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--invarlock-signing-key: *Ed25519*"])
+    assert not repository.runs
 
 
 def test_a_signing_key_that_others_may_read(repository):
@@ -131,9 +131,22 @@ def test_a_signing_key_that_others_may_read(repository):
     generate_key(key)
     key.chmod(0o644)
     result = repository.run(repository.suite("noop"), f"--invarlock-signing-key={key}")
-    assert result.ret != pytest.ExitCode.OK
-    assert "chmod 600" in result.stdout.str() + result.stderr.str()
-    assert not list((repository.path / "invarlock-out").rglob("manifest*"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--invarlock-signing-key: *chmod 600*"])
+    assert not repository.runs
+
+
+def test_a_user_key_that_others_may_read_keeps_records_and_seals_nothing(repository):
+    suite = repository.suite("noop")
+    repository.run(suite)
+    from pytest_invarlock.evidence.keys import user_signing_key_path
+
+    user_signing_key_path().chmod(0o640)
+    result = repository.run(suite)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["ERROR: *chmod 600*"])
+    assert repository.digests()
+    assert not (repository.latest / "evidence_pack").exists()
 
 
 def test_nan_weights_in_a_compared_subject_fail_by_name(repository, model):

@@ -150,3 +150,16 @@ def test_the_certificate_of_a_partial_run_is_written(repository):
     repository.run(repository.suite("noop", "rtn"), "-k", "rtn")
     report = repository.latest / "reports/builtin-llama/rtn/run_0/evaluation.report.json"
     assert json.loads(report.read_text())["decision"]["outcome"] == "PASS"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--invarlock-suite=demo",),
+        ("--invarlock-baseline=builtin:llama", "--invarlock-subject=builtin:llama"),
+    ],
+)
+def test_suites_without_a_file_of_the_users_survive_new_first(repository, arguments):
+    result = repository.run(*arguments, "--nf", "--co", "-q")
+    assert result.ret == pytest.ExitCode.OK
+    assert "::primary_metric" in result.stdout.str()

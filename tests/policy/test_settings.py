@@ -127,7 +127,11 @@ def test_ci_changes_nothing_but_what_hangs_on_the_profile(tmp_path: Path) -> Non
 def test_settings_beat_the_suite_file_and_that_the_profile(tmp_path: Path) -> None:
     value = {"dataset": {"provider": "pydoc", "preview_n": 70, "final_n": 70, "seq_len": 100}}
     plan, notes = build_plan(value, collected(), tmp_path)
-    assert (plan.windows.preview_windows, plan.windows.seq_len, plan.windows.stride) == (70, 100, 100)
+    assert (plan.windows.preview_windows, plan.windows.seq_len, plan.windows.stride) == (
+        70,
+        100,
+        100,
+    )
     assert notes == ()
     plan, _ = build_plan(
         value,

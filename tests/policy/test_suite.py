@@ -242,9 +242,7 @@ def test_a_restricted_suite_keeps_the_policy(tmp_path: Path) -> None:
     ("option", "missing"),
     [({"baseline": "a"}, "--invarlock-subject"), ({"subject": ["a"]}, "--invarlock-baseline")],
 )
-def test_half_a_comparison_is_refused(
-    tmp_path: Path, option: dict[str, Any], missing: str
-) -> None:
+def test_half_a_comparison_is_refused(tmp_path: Path, option: dict[str, Any], missing: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compare_suite(settings(**option), tmp_path)
     assert missing in caught.value.remedy
@@ -277,9 +275,7 @@ def test_a_relative_directory_is_named_by_its_last_component(
 @pytest.mark.parametrize(
     "names", [["a/x", "b/x", "c/x~2"], ["a/x y", "b/x_y"]], ids=["suffix", "slug"]
 )
-def test_compared_subjects_never_share_a_name_or_a_folder(
-    tmp_path: Path, names: list[str]
-) -> None:
+def test_compared_subjects_never_share_a_name_or_a_folder(tmp_path: Path, names: list[str]) -> None:
     from pytest_invarlock.path_names import slug
 
     subjects = [str(tmp_path / name) for name in names]
