@@ -54,9 +54,12 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer: Any) -> ModelFactory:
     """Makes a fresh random model in eval mode; equal arguments give equal bits."""
+    import torch
+
+    # Models this small are slower on several threads than on one.
+    torch.set_num_threads(1)
 
     def make(kind: str, **config: Any) -> PreTrainedModel:
-        import torch
         from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
         common = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}

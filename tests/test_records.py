@@ -82,6 +82,13 @@ def refusal(document: dict[str, Any], content: bytes) -> EvidenceError:
     return caught.value
 
 
+def read_or_refused(document: dict[str, Any], content: bytes) -> Record | EvidenceError:
+    try:
+        return record_from_bytes(document, content)
+    except EvidenceError as error:
+        return error
+
+
 @pytest.mark.parametrize("arm", ["preview", "final"])
 @pytest.mark.parametrize("field", ARRAY_FIELDS)
 def test_a_changed_array_is_refused(arm: str, field: str) -> None:
@@ -261,10 +268,9 @@ def test_no_changed_byte_of_the_archive_changes_a_fact_unseen(position: int, val
     document, content = written(record)
     damaged = bytearray(content)
     damaged[position % len(content)] = value
-    try:
-        read = record_from_bytes(document, bytes(damaged))
-    except EvidenceError as error:
-        assert error.code in ("RECORD_ARRAYS", "RECORD_DIGEST_MISMATCH")
+    read = read_or_refused(document, bytes(damaged))
+    if isinstance(read, EvidenceError):
+        assert read.code in ("RECORD_ARRAYS", "RECORD_DIGEST_MISMATCH")
     else:
         # Some bytes of a zip archive, such as times, mean nothing to us.
         assert read.facts.digest == record.facts.digest

@@ -183,9 +183,14 @@ def test_what_is_raised_inside_leaves_the_resident_model_whole(
     bench: Bench, error: type[BaseException]
 ) -> None:
     resident = bench.baseline
-    with pytest.raises(error), bench.edited(PRUNE):
-        assert not bench.unchanged()
-        raise error
+
+    def fails() -> None:
+        with bench.edited(PRUNE):
+            assert not bench.unchanged()
+            raise error
+
+    with pytest.raises(error):
+        fails()
     assert bench.unchanged()
     assert bench.baseline is resident
 

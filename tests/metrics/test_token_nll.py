@@ -21,7 +21,7 @@ KINDS = ["llama", "gpt2"]
 CPU = torch.device("cpu")
 
 
-def windows(count: int = 9, seed: int = 0) -> list[Window]:
+def windows(count: int = 6, seed: int = 0) -> list[Window]:
     """Windows of several lengths; some score only a last part."""
     generator = np.random.default_rng(seed)
     made = []
@@ -87,7 +87,7 @@ def test_the_size_of_chunks_does_not_matter(
 ) -> None:
     model = tiny_model(kind)
     whole = losses(model, windows(), by_head=by_head)
-    for elements in (1, 320 * 7):
+    for elements in (320 * 7, 320 * 50):
         monkeypatch.setattr(token_nll, "MAX_LOGITS_ELEMENTS", elements)
         np.testing.assert_allclose(losses(model, windows(), by_head=by_head), whole, rtol=1e-6)
 
@@ -169,4 +169,4 @@ def test_progress_tells_the_windows_done(tiny_model: Any) -> None:
     window_nll(tiny_model("llama"), batches, by_head=True, progress=told.append)
     assert told == sorted(set(told))
     assert len(told) == len(batches)
-    assert told[-1] == 9
+    assert told[-1] == 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -23,6 +23,9 @@ from pytest_invarlock.policy.suite import (
     shipped_suites,
     suite_description,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROPERTY = hypothesis_settings(deadline=None, max_examples=100, database=None, derandomize=True)
 GOOD = """\
@@ -62,6 +65,13 @@ def refusal(folder: Path, text: str, **option: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load(folder, text, **option)
     return caught.value
+
+
+def loaded_or_refused(make: Callable[[], Suite]) -> Suite | ConfigError:
+    try:
+        return make()
+    except ConfigError as error:
+        return error
 
 
 def test_an_unknown_suite_names_the_nearest(tmp_path: Path) -> None:
@@ -148,10 +158,9 @@ def test_unequal_arms_are_refused(tmp_path: Path) -> None:
 def test_a_whole_number_written_as_a_float_is_refused_or_made_whole(
     tmp_path: Path, key: str, text: str
 ) -> None:
-    try:
-        suite = load(tmp_path, text)
-    except ConfigError as error:
-        assert key in error.cause
+    suite = loaded_or_refused(lambda: load(tmp_path, text))
+    if isinstance(suite, ConfigError):
+        assert key in suite.cause
         return
     edit = suite.scenarios[0].edit
     assert edit is not None
@@ -279,10 +288,11 @@ def test_compared_subjects_never_share_a_name_or_a_folder(tmp_path: Path, names:
     from pytest_invarlock.path_names import slug
 
     subjects = [str(tmp_path / name) for name in names]
-    try:
-        suite = compare_suite(settings(baseline="b", subject=subjects), tmp_path)
-    except ConfigError as error:
-        assert error.code == "NAME_COLLISION"
+    suite = loaded_or_refused(
+        lambda: compare_suite(settings(baseline="b", subject=subjects), tmp_path)
+    )
+    if isinstance(suite, ConfigError):
+        assert suite.code == "NAME_COLLISION"
         return
     folders = [slug(scenario.name) for scenario in suite.scenarios]
     assert len(set(folders)) == len(subjects)

@@ -1,0 +1,257 @@
+"""Certificates fit their schema whatever was measured, and their numbers follow from the losses."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_invarlock.certificate import (
+    build,
+    make_certificate,
+    render_certificate_markdown,
+    validate_certificate,
+)
+from pytest_invarlock.decide import decide
+from pytest_invarlock.decision import Decision
+from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.strict_json import canonical, digest, pretty
+from pytest_invarlock.policy.decision_policy import (
+    DecisionPolicy,
+    Expectation,
+    Floors,
+    MetricLimits,
+    Strictness,
+)
+from pytest_invarlock.provenance import library_versions, machine
+from pytest_invarlock.records import ArmLosses, Facts, Record
+
+N, TOKENS = 50, 63
+SHA, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+INVARIANTS: dict[str, Any] = {
+    "n_tensors": 10, "n_floating_tensors": 10, "n_parameters": 1000, "missing": [],
+    "unexpected": [], "shape_changes": [], "dtype_changes": [], "non_finite": [],
+    "baseline_non_finite": [], "ties_broken": [], "ties_added": [], "config_changes": [],
+    "tokenizer_changes": [],
+}  # fmt: skip
+POLICY = DecisionPolicy(
+    tier="balanced", profile="dev", checks=("invariants", "primary_metric"),
+    modes={"invariants": "gate"}, primary_metric=MetricLimits(1.10, 2.0, 0.05, 0.04, 199),
+    floors=Floors(20, 10.0, 50_000), on_inconclusive="fail",
+    expectations={("m", "s"): Expectation("clean", Strictness.MUST_PASS)}, provenance={},
+)  # fmt: skip
+
+
+def identity(tensors: str) -> dict[str, Any]:
+    return {
+        "tensors_digest": tensors, "checkpoint_digest": None, "tokenizer_fingerprint": SHA,
+        "revision": None, "architecture": "LlamaForCausalLM",
+    }  # fmt: skip
+
+
+def arm(change: float, sd: float) -> ArmLosses:
+    generator = np.random.default_rng(4)
+    baseline = generator.uniform(2, 4, N) * TOKENS
+    return ArmLosses(
+        np.arange(N), np.full(N, TOKENS), baseline,
+        baseline + TOKENS * (change + sd * generator.normal(size=N)),
+    )  # fmt: skip
+
+
+def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
+    stated: dict[str, Any] = {
+        "model": "m", "scenario": "s", "draw": 0, "kind": "any",
+        "plan": {
+            "format": "invarlock-plan-v1", "provider": "pydoc", "source_digest": SHA,
+            "windows": {
+                "seq_len": TOKENS + 1, "stride": TOKENS + 1, "preview_windows": N,
+                "final_windows": N, "max_windows_per_document": 8, "seed": 0,
+                "convention": "document",
+            },
+            "guards": ["invariants"], "metric": "ppl_causal", "device": "cpu", "dtype": "float32",
+            "threads": 1, "determinism": "strict", "batch_tokens": 8192, "draw": 0,
+            "baseline_tensors": SHA, "subject": {"name": "quant_rtn", "parameters": {"bitwidth": 8}},
+            "code": SHA,
+        },
+        "baseline": identity(SHA), "subject": identity(OTHER),
+        "edit": {
+            "name": "quant_rtn", "parameters": {"bitwidth": 8}, "n_tensors_touched": 4,
+            "n_tensors_changed": 4, "n_parameters_touched": 40, "n_parameters_changed": 39,
+        },
+        "data": {"digest": SHA, "seq_len": TOKENS + 1, "n_documents": {"preview": N, "final": N},
+                 "notes": []},
+        "arms": {"preview": arm(change, sd), "final": arm(change, sd)},
+        "guards": {"invariants": INVARIANTS}, "error": None,
+    }  # fmt: skip
+    return Record(Facts(**stated | replaced))
+
+
+def certificate(of: Record, policy: DecisionPolicy = POLICY) -> dict[str, Any]:
+    return make_certificate(of, policy, run_id="demo-1")
+
+
+def with_number(monkeypatch: pytest.MonkeyPatch, key: str, value: float) -> None:
+    """Make the decision state another number than the losses give."""
+
+    def tampered(facts: Facts, policy: DecisionPolicy) -> Decision:
+        decision = decide(facts, policy)
+        checks = tuple(
+            replace(check, numbers={**check.numbers, key: value})
+            if check.check == "primary_metric"
+            else check
+            for check in decision.checks
+        )
+        return replace(decision, checks=checks)
+
+    monkeypatch.setattr(build, "decide", tampered)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ratio", 1.0), ("ratio_upper", 1.0), ("ratio_lower", 1.2)]
+)
+def test_tampered_numbers_are_caught(
+    key: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_number(monkeypatch, key, value)
+    with pytest.raises(EvidenceError) as caught:
+        certificate(record())
+    assert caught.value.code == "CERTIFICATE_IDENTITY"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema_version",), "v2"),
+        (("surprise",), 1),
+        (("plan_digest",), "sha256:short"),
+        (("decision", "outcome"), "FINE"),
+        (("decision", "checks", 0, "outcome"), "MAYBE"),
+        (("decision", "expectation_met"), "yes"),
+        (("primary_metric", "ratio"), "1.0"),
+        (("primary_metric", "remark"), "fine"),
+        (("validation", "vibes_pass"), True),
+        (("guards", "invariants", "n_tensors"), -1),
+        (("structure", "params_changed"), -1),
+        (("draw",), -1),
+    ],
+)
+def test_a_certificate_that_breaks_the_schema_is_refused_naming_the_place(
+    path: tuple[Any, ...], value: object
+) -> None:
+    broken = json.loads(canonical(certificate(record())))
+    place = broken
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(EvidenceError) as caught:
+        validate_certificate(broken)
+    assert caught.value.code == "CERTIFICATE_SCHEMA"
+    assert str(path[0]) in caught.value.cause
+
+
+@pytest.mark.parametrize("key", ["decision", "plan_digest", "identity", "floors", "run_id"])
+def test_a_certificate_that_lacks_a_part_is_refused(key: str) -> None:
+    broken = certificate(record())
+    del broken[key]
+    with pytest.raises(EvidenceError, match=key):
+        validate_certificate(broken)
+
+
+SPARSE = np.zeros(N)
+SPARSE[3] = 60.0
+
+
+def sparse() -> Record:
+    flat = arm(0.0, 0.0)
+    rare = replace(flat, subject_nll=flat.baseline_nll + SPARSE)
+    return record(arms={"preview": rare, "final": rare})
+
+
+def non_finite() -> Record:
+    damaged = record()
+    damaged.facts.arms["final"].subject_nll[2] = math.nan
+    return damaged
+
+
+ERROR_RECORD = {
+    "arms": {}, "guards": {}, "baseline": {}, "subject": {}, "edit": None, "data": {},
+    "error": "OUT_OF_MEMORY",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("of", "outcome"),
+    [
+        (record(), "PASS"),
+        (record(0.3), "FAIL"),
+        (record(1.2), "FAIL"),
+        (record(0.09, 0.2), "INCONCLUSIVE"),
+        (record(0.0, 0.0, subject=identity(SHA)), "PASS"),
+        (sparse(), "INCONCLUSIVE"),
+        (non_finite(), "FAIL"),
+        (record(guards={}), "ERROR"),
+        (record(arms={}), "ERROR"),
+        (record(**ERROR_RECORD), "ERROR"),
+    ],
+    ids=[
+        "pass", "fail", "catastrophic", "inconclusive", "identical", "sparse", "non-finite",
+        "no evidence", "no losses", "error record",
+    ],
+)  # fmt: skip
+def test_whatever_was_measured_fits_the_schema(of: Record, outcome: str) -> None:
+    made = certificate(of)
+    assert made["decision"]["outcome"] == outcome
+    assert made["decision"] == decide(of.facts, POLICY).document()
+    validate_certificate(json.loads(pretty(made)))
+    page = render_certificate_markdown(made)
+    assert page.startswith("# m · s · run 0")
+    assert f"**{outcome}**" in page
+
+
+@pytest.mark.parametrize("change", [200.0, 705.0, 900.0])
+def test_a_destroyed_model_still_gets_its_certificate(change: float) -> None:
+    made = certificate(record(change))
+    assert made["decision"]["outcome"] == "FAIL"
+    assert canonical(made)
+
+
+def test_a_certificate_names_what_it_rests_on() -> None:
+    of = record()
+    made = certificate(of)
+    assert made["facts_digest"] == of.facts.digest
+    assert made["plan_digest"] == of.facts.plan_digest
+    assert made["policy_digest"] == digest(POLICY.document())
+    assert made["run_id"] == "demo-1"
+    assert made["structure"] == {"tensors_changed": 4, "params_changed": 39}
+    assert made["validation"] == {"primary_metric_acceptable": True, "invariants_pass": True}
+    assert made["floors"]["tokens"] == math.floor(0.8 * 2 * N * TOKENS)
+    assert made["auto"] == {"tier": "balanced", "profile": "dev"}
+
+
+def test_the_ratio_follows_from_the_losses() -> None:
+    of = record()
+    final = of.facts.arms["final"]
+    delta = (final.subject_nll - final.baseline_nll).sum() / final.tokens.sum()
+    assert certificate(of)["primary_metric"]["ratio"] == pytest.approx(math.exp(delta), rel=1e-12)
+
+
+def test_a_policy_without_the_metric_leaves_it_out() -> None:
+    made = certificate(record(), replace(POLICY, checks=("invariants",)))
+    assert made["primary_metric"] is None
+    assert made["validation"] == {"invariants_pass": True}
+
+
+def test_observations_other_than_the_environment_stay_out() -> None:
+    watched = {
+        "versions": library_versions(),
+        "machine": machine(),
+        "device": {"device": "cpu", "capability": "AVX2"},
+        "secret": "a host",
+    }
+    made = certificate(replace(record(), observations=watched))
+    assert set(made["environment"]) == {"versions", "machine", "device"}
+    assert "a host" not in json.dumps(made)

@@ -1,0 +1,248 @@
+"""measure: the one way to a record, on small random models saved as real checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from jsonschema.validators import Draft202012Validator
+
+from pytest_invarlock.bench.resident import Bench
+from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.core import engine
+from pytest_invarlock.core.engine import error_code, error_record, measure
+from pytest_invarlock.errors import DataError, EditError, MeasurementError
+from pytest_invarlock.evidence.strict_json import canonical
+from pytest_invarlock.plan import (
+    DataSource,
+    EditSpec,
+    MeasurementPlan,
+    Pair,
+    Scenario,
+    WindowSelection,
+)
+from pytest_invarlock.policy.resources import schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_invarlock.records import Record
+
+KINDS = ["llama", "gpt2"]
+NOOP = Scenario("noop", edit=EditSpec("noop"))
+PRUNE = Scenario("prune", edit=EditSpec("magnitude_prune", {"sparsity": 0.5}), kind="prune")
+NAN = Scenario("nan", edit=EditSpec("nan_injection"))
+SCENARIOS = (NOOP, PRUNE, NAN)
+
+
+@pytest.fixture
+def plan(texts: Path) -> MeasurementPlan:
+    return MeasurementPlan(
+        source=DataSource("local_jsonl", str(texts)),
+        windows=WindowSelection(48, 48, preview_windows=10, final_windows=12),
+        device="cpu", dtype="float32", threads=1, batch_tokens=512,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=KINDS)
+def bench(
+    request: pytest.FixtureRequest, checkpoints: dict[str, Path], plan: MeasurementPlan
+) -> Bench:
+    return Bench(Pair(request.param, str(checkpoints[request.param])), plan)
+
+
+def measured(bench: Bench, scenario: Scenario, **change: Any) -> Record:
+    return measure(bench.pair, scenario, bench.plan, bench=bench, **change)
+
+
+def assert_fits_schema(record: Record) -> None:
+    document = json.loads(canonical(record.document()))
+    assert list(Draft202012Validator(schema("record")).iter_errors(document)) == []
+
+
+def test_an_edit_that_changes_nothing_ends_in_its_error_and_leaves_the_bench_whole(
+    bench: Bench,
+) -> None:
+    scenario = Scenario("same", edit=EditSpec("scale_explosion", {"factor": 1.0}))
+    with pytest.raises(EditError) as caught:
+        measured(bench, scenario)
+    assert error_code(caught.value) == "EDIT_CHANGED_NOTHING"
+    assert bench.unchanged()
+
+
+def test_running_out_of_memory_ends_in_one_typed_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Bench, "subject_losses", exhausted)
+    with pytest.raises(MeasurementError) as caught:
+        measured(bench, PRUNE)
+    assert caught.value.code == "OUT_OF_MEMORY"
+    assert "--invarlock-batch=256" in caught.value.remedy
+    assert bench.unchanged()
+
+
+def test_too_little_text_ends_in_its_error(
+    checkpoints: dict[str, Path], plan: MeasurementPlan
+) -> None:
+    greedy = replace(plan, windows=replace(plan.windows, final_windows=10_000))
+    with pytest.raises(DataError):
+        measure(Pair("m", str(checkpoints["llama"])), NOOP, greedy)
+
+
+def test_noop_gives_the_same_tensors_and_the_same_bits_of_loss(bench: Bench) -> None:
+    facts = measured(bench, NOOP).facts
+    assert facts.subject["tensors_digest"] == facts.baseline["tensors_digest"]
+    for arm, n in (("preview", 10), ("final", 12)):
+        losses = facts.arms[arm]  # type: ignore[index]
+        assert len(losses.tokens) == n
+        assert losses.subject_nll.tobytes() == losses.baseline_nll.tobytes()
+        assert (losses.tokens >= 32).all()
+    assert facts.edit is not None
+    assert facts.edit["n_tensors_touched"] == 0
+
+
+def test_an_edit_is_told_whole_and_paired(bench: Bench) -> None:
+    record = measured(bench, PRUNE)
+    facts = record.facts
+    assert_fits_schema(record)
+    assert (facts.scenario, facts.kind, facts.error) == ("prune", "prune", None)
+    assert facts.subject["tensors_digest"] != facts.baseline["tensors_digest"]
+    assert facts.subject["checkpoint_digest"] is None
+    assert facts.baseline["checkpoint_digest"].startswith("sha256:")
+    final = facts.arms["final"]
+    assert np.abs(final.subject_nll - final.baseline_nll).min() > 0
+    assert facts.data["n_documents"] == {"preview": 10, "final": 12}
+    assert facts.plan["subject"] == {"name": "magnitude_prune", "parameters": {"sparsity": 0.5}}
+    assert facts.guards["invariants"]["n_tensors"] > 0
+
+
+def test_a_fault_shows_in_guard_and_losses(bench: Bench) -> None:
+    record = measured(bench, NAN)
+    assert len(record.facts.guards["invariants"]["non_finite"]) == 1
+    assert not np.isfinite(record.facts.arms["final"].subject_nll).any()
+    assert np.isfinite(record.facts.arms["final"].baseline_nll).all()
+    assert_fits_schema(record)
+
+
+def test_many_scenarios_cost_one_load_and_one_baseline_pass(bench: Bench) -> None:
+    records = [measured(bench, scenario) for scenario in SCENARIOS]
+    assert bench.counters.baseline_loads == 1
+    assert bench.counters.baseline_passes == 1
+    assert bench.counters.subject_passes == 3
+    assert bench.counters.subject_loads == 0
+    assert records[-1].observations["counters"]["baseline_passes"] == 1
+    baselines = {record.facts.arms["final"].baseline_nll.tobytes() for record in records}
+    assert len(baselines) == 1
+
+
+def test_the_resident_model_is_bit_for_bit_the_same_afterwards(bench: Bench) -> None:
+    before = tensor_digests(bench.baseline.model)
+    for scenario in SCENARIOS:
+        measured(bench, scenario)
+    assert tensor_digests(bench.baseline.model) == before
+    assert bench.unchanged()
+
+
+def test_order_and_company_leave_no_trace_in_the_facts(
+    checkpoints: dict[str, Path], plan: MeasurementPlan
+) -> None:
+    pair = Pair("m", str(checkpoints["gpt2"]))
+    alone = {s.name: measure(pair, s, plan).facts.digest for s in SCENARIOS}
+    together = Bench(pair, plan)
+    again = {
+        s.name: measure(pair, s, plan, bench=together).facts.digest for s in reversed(SCENARIOS)
+    }
+    assert again == alone
+
+
+def test_every_draw_has_its_own_windows_and_baseline_pass(bench: Bench) -> None:
+    first, second = (
+        measure(bench.pair, PRUNE, bench.plan.for_draw(draw), bench=bench).facts for draw in (0, 1)
+    )
+    assert (first.draw, second.draw) == (0, 1)
+    assert first.data["digest"] != second.data["digest"]
+    assert first.plan_digest != second.plan_digest
+    assert bench.counters.baseline_passes == 2
+    assert bench.counters.baseline_loads == 1
+
+
+def test_workers_share_the_baseline_pass_through_the_cache(
+    checkpoints: dict[str, Path], plan: MeasurementPlan, tmp_path: Path
+) -> None:
+    pair = Pair("m", str(checkpoints["llama"]))
+    benches = [Bench(pair, plan, cache=tmp_path) for _ in range(2)]
+    digests = {measured(bench, PRUNE).facts.digest for bench in benches}
+    assert [bench.counters.baseline_passes for bench in benches] == [1, 0]
+    assert len(digests) == 1
+
+
+def test_another_checkpoint_is_measured_as_a_subject(
+    bench: Bench, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    subject = tmp_path / "subject"
+    shutil.copytree(checkpoints[bench.pair.name], subject)
+    facts = measured(bench, Scenario("copy", subject=str(subject))).facts
+    assert facts.subject["tensors_digest"] == facts.baseline["tensors_digest"]
+    assert facts.subject["checkpoint_digest"] == facts.baseline["checkpoint_digest"]
+    final = facts.arms["final"]
+    assert final.subject_nll.tobytes() == final.baseline_nll.tobytes()
+    assert (facts.edit, facts.plan["subject"]) == (None, "checkpoint")
+    assert bench.counters.subject_loads == 1
+
+
+def test_a_subject_with_another_tokenizer_has_no_paired_losses(
+    checkpoints: dict[str, Path], plan: MeasurementPlan, tmp_path: Path
+) -> None:
+    subject = tmp_path / "subject"
+    shutil.copytree(checkpoints["llama"], subject)
+    path = subject / "tokenizer.json"
+    pipeline = json.loads(path.read_text(encoding="utf-8"))
+    pipeline["model"]["merges"].pop()
+    path.write_text(json.dumps(pipeline), encoding="utf-8")
+    pair = Pair("m", str(checkpoints["llama"]))
+    record = measure(pair, Scenario("other", subject=str(subject)), plan)
+    assert record.facts.arms == {}
+    assert len(record.facts.guards["invariants"]["tokenizer_changes"]) == 1
+    assert_fits_schema(record)
+
+
+def test_seq_len_is_capped_at_the_models_context(
+    checkpoints: dict[str, Path], plan: MeasurementPlan
+) -> None:
+    wide = replace(plan, windows=replace(plan.windows, seq_len=4096, stride=4096))
+    facts = measure(Pair("m", str(checkpoints["gpt2"])), NOOP, wide).facts
+    assert facts.data["seq_len"] == 128
+    assert "capped" in facts.data["notes"][0]
+
+
+def test_a_record_holds_no_path_and_no_text(bench: Bench, texts: Path) -> None:
+    record = measured(bench, PRUNE, salt=b"salt")
+    written = canonical(record.document()).decode()
+    assert str(texts.parent) not in written
+    assert "texts.jsonl" not in written
+    assert "checkpoints" not in written
+    word = json.loads(texts.read_text(encoding="utf-8").splitlines()[0])["text"].split()[0]
+    assert f'"{word}' not in written
+    assert len(record.observations["window_hmacs"]["final"]) == 12
+    assert measured(bench, PRUNE).observations["window_hmacs"] is None
+
+
+def test_an_error_record_holds_its_code_and_fits_the_schema(plan: MeasurementPlan) -> None:
+    record = error_record(Pair("m", "nowhere"), PRUNE, plan.for_draw(2), "MODEL_NOT_FOUND")
+    assert record.facts.error == "MODEL_NOT_FOUND"
+    assert (record.facts.draw, record.facts.arms, record.facts.guards) == (2, {}, {})
+    assert_fits_schema(record)
+
+
+def test_codes_of_errors() -> None:
+    assert error_code(EditError("x", remedy="y", code="Z")) == "Z"
+    assert error_code(ValueError("secret path")) == "CRASH"
+    assert engine.peak_memory_bytes() > 1_000_000
