@@ -84,8 +84,12 @@ def test_the_shipped_text_has_documents_in_every_arm() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"text": "a"', "nonsense", '"text"', "[1]", "7", '{"text": 7}', '{"text": null}']
-)
+    "line",
+    [
+        '{"text": "a"', "nonsense", '"text"', "[1]", "7", '{"text": 7}', '{"text": null}',
+        '{"text": "lone \\ud800 surrogate"}',
+    ],
+)  # fmt: skip
 def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str) -> None:
     error = refusal(jsonl(tmp_path, f'{{"text": "good"}}\n\n{line}\n'))
     assert error.code == "DATA_BAD_LINE"
