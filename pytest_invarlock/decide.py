@@ -100,6 +100,9 @@ def _primary_metric(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
     if broken is not None:
         return broken
     limits = policy.primary_metric
+    same = _same_model(facts, final, limits.ratio_limit)
+    if same is not None:
+        return same
     try:
         bounds = ratio_bounds(
             final.baseline_nll,
@@ -117,6 +120,31 @@ def _primary_metric(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             f"INCONCLUSIVE: {error.cause}",
         )  # fmt: skip
     return _judge_ratio(bounds, facts, policy)
+
+
+def _same_model(facts: Facts, final: ArmLosses, limit: float) -> CheckDecision | None:
+    """The decision where the subject's tensors are the baseline's, bit for bit; None elsewhere."""
+    if facts.subject["tensors_digest"] != facts.baseline["tensors_digest"]:
+        return None
+    if all(np.array_equal(arm.baseline_nll, arm.subject_nll) for arm in facts.arms.values()):
+        perplexity = _perplexity(final.baseline_nll, final)
+        return CheckDecision(
+            "primary_metric", Outcome.PASS, "bitwise_identical",
+            "bitwise identical: same tensors, same losses",
+            {
+                "ratio": 1.0, "ratio_upper": 1.0, "ratio_lower": 1.0, "limit": limit,
+                "delta_nats_per_token": 0.0, "degenerate": "identical",
+                "baseline_perplexity": perplexity, "subject_perplexity": perplexity,
+                "n_windows": len(final.tokens), "n_tokens": int(final.tokens.sum()),
+                "n_documents": len(np.unique(final.documents)),
+            },
+        )  # fmt: skip
+    if facts.guards.get("invariants", {}).get("config_changes"):
+        return None
+    return CheckDecision(
+        "primary_metric", Outcome.ERROR, "not_reproducible",
+        "the same tensors gave other losses: the measurement is not deterministic",
+    )  # fmt: skip
 
 
 def _non_finite(facts: Facts) -> CheckDecision | None:
@@ -144,16 +172,6 @@ def _judge_ratio(bounds: RatioBounds, facts: Facts, policy: DecisionPolicy) -> C
     interval = (
         f"ratio {bounds.ratio:.4f}, bound {bounds.ratio_upper:.4f}, limit {limits.ratio_limit:g}"
     )
-    if facts.subject["tensors_digest"] == facts.baseline["tensors_digest"]:
-        if bounds.degenerate == "identical":
-            return CheckDecision(
-                "primary_metric", Outcome.PASS, "bitwise_identical",
-                "bitwise identical: same tensors, same losses", numbers,
-            )  # fmt: skip
-        return CheckDecision(
-            "primary_metric", Outcome.ERROR, "not_reproducible",
-            "the same tensors gave other losses: the measurement is not deterministic", numbers,
-        )  # fmt: skip
     if bounds.ratio > limits.catastrophic_ratio:
         return CheckDecision(
             "primary_metric", Outcome.FAIL, "catastrophic_spike",
@@ -214,7 +232,8 @@ def _numbers(
     limit_delta = math.log(limits.ratio_limit)
     needed = documents_needed(
         document_sd=bounds.document_sd,
-        effective_share=bounds.effective_documents / bounds.n_documents,
+        # Rounding can put Kish's number a hair above the count of equal documents.
+        effective_share=min(1.0, bounds.effective_documents / bounds.n_documents),
         # Deciding for FAIL needs as many documents as deciding for PASS at the mirrored distance.
         true_delta=min(bounds.delta, 2 * limit_delta - bounds.delta),
         limit_delta=limit_delta,
@@ -293,10 +312,12 @@ def _detection(
     any_of = expected.detectors_any or (
         () if expected.detectors_all else tuple(c.check for c in checks)
     )
-    hit = all(name in fired for name in expected.detectors_all) and (
-        not any_of or any(name in fired for name in any_of)
-    )
     named = [*expected.detectors_all, *any_of]
+    hit = (
+        bool(named)
+        and all(name in fired for name in expected.detectors_all)
+        and (not any_of or any(name in fired for name in any_of))
+    )
     reasons = "; ".join(
         f"{check.check} {check.outcome}: {check.text}" for check in checks if check.check in named
     )

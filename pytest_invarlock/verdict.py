@@ -82,7 +82,7 @@ def decide_run(
     ordered = sorted(decisions, key=lambda d: (d.model, d.scenario, d.draw))
     requirements = [
         Requirement("evidence_present", bool(found), f"{len(found)} records"),
-        _coverage(wanted, found),
+        _coverage(wanted, found, len(decisions) - len(found)),
     ]
     demanded = {policy.expectation(*key).strictness for key, policy in policies.items()}
     for name, strictness, demand in _RULES:
@@ -96,7 +96,9 @@ def decide_run(
     )
 
 
-def _coverage(wanted: set[tuple[str, str, int]], found: set[tuple[str, str, int]]) -> Requirement:
+def _coverage(
+    wanted: set[tuple[str, str, int]], found: set[tuple[str, str, int]], n_twice: int
+) -> Requirement:
     missing = sorted(wanted - found)
     unplanned = sorted(found - wanted)
     failures = [
@@ -108,8 +110,9 @@ def _coverage(wanted: set[tuple[str, str, int]], found: set[tuple[str, str, int]
     ]
     return Requirement(
         "scenario_coverage",
-        bool(wanted) and not failures,
-        f"{len(wanted & found)} of {len(wanted)} planned records",
+        bool(wanted) and not failures and not n_twice,
+        f"{len(wanted & found)} of {len(wanted)} planned records"
+        + (f", {n_twice} decided twice" if n_twice else ""),
         tuple(failures),
     )
 

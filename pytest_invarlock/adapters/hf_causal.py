@@ -62,8 +62,9 @@ class HF_Causal_Adapter:  # noqa: N801  the public name, kept from the API this 
             AdapterError: the checkpoint is not a causal language model.
         """
         source = resolve_model(reference, allow_network=self._allow_network)
+        config = _load_config(source)
         tokenizer = _load_tokenizer(source)
-        model = _load_model(source, device=device, dtype=dtype)
+        model = _load_model(source, config, device=device, dtype=dtype)
         _check_vocabulary(source, model, tokenizer)
         return LoadedModel(
             model=model,
@@ -113,26 +114,40 @@ def _load_tokenizer(source: ModelSource) -> Any:
         ) from error
 
 
-def _load_model(source: ModelSource, *, device: str, dtype: str) -> PreTrainedModel:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.utils import logging as transformers_logging
+def _load_config(source: ModelSource) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
 
     try:
         config = AutoConfig.from_pretrained(str(source.directory), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelLoadError(
             f"{source.reference}: its configuration cannot be used: {_first_line(error)}",
             remedy="check config.json; models that bring their own code cannot be loaded",
             code="MODEL_CONFIG",
         ) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    # Encoders are listed as causal too, but attend both ways unless told to be decoders.
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(
+        config, "is_decoder", False
+    )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or encoder:
         raise AdapterError(
             f"{source.reference}: {config.model_type} is not a causal language model",
             remedy="give a decoder-only model",
             code="NOT_CAUSAL",
         )
+    return config
+
+
+def _load_model(source: ModelSource, config: Any, *, device: str, dtype: str) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -146,8 +146,7 @@ def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint; raises ModelLoadError where there are none."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        shards = [directory / name for name in names]
+        shards = [directory / name for name in _shard_names(index)]
     else:
         shards = sorted(directory.glob("*.safetensors"))
     missing = [shard for shard in shards if not shard.is_file()]
@@ -161,6 +160,19 @@ def weight_files(directory: Path) -> list[Path]:
     return shards
 
 
+def _shard_names(index: Path) -> list[str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(
+            f"{index}: is no index of weight files",
+            remedy="restore the file",
+            code="MODEL_INCOMPLETE",
+        ) from error
+    return [str(name) for name in names]
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file, after checking that the data it promises are all there."""
     size = path.stat().st_size
@@ -171,13 +183,17 @@ def read_header(path: Path) -> dict[str, Any]:
             raise _truncated(path, size, "its header is cut off or malformed")
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
-            raise _truncated(path, size, "its header is not JSON") from None
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    promised = 8 + length + max(ends, default=0)
+            promised = 8 + length + _data_bytes(header)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            raise _truncated(path, size, "its header is not one of safetensors") from None
     if size != promised:
         raise _truncated(path, size, f"its header promises {promised}")
     return dict(header)
+
+
+def _data_bytes(header: dict[str, Any]) -> int:
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return int(max(ends, default=0))
 
 
 def _truncated(path: Path, size: int, why: str) -> ModelLoadError:

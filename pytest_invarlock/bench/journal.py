@@ -39,6 +39,7 @@ class EditJournal:
         self._digests = digests
         self._tensors = model_tensors(model)
         self._saved: dict[str, torch.Tensor] = {}
+        self._storage: dict[int, str] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -54,7 +55,8 @@ class EditJournal:
                 remedy="report this",
                 code="EDIT_SHAPE",
             )
-        if name not in self._saved:
+        # Tied names share storage: what was saved under one name must not be saved edited.
+        if self._storage.setdefault(tensor.data_ptr(), name) == name and name not in self._saved:
             self._saved[name] = tensor.detach().clone()
         with torch.no_grad():
             tensor.copy_(value)
@@ -85,6 +87,7 @@ class EditJournal:
                     code="UNDO_FAILED",
                 )
         self._saved.clear()
+        self._storage.clear()
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,8 @@ def resolve_plan(plan: MeasurementPlan, *, workers: int = 1) -> MeasurementPlan:
 def in_force(plan: MeasurementPlan) -> Iterator[None]:
     """Run with the plan's threads and determinism mode; put back what was there before."""
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    # Unlike use_deterministic_algorithms, this does not import the compiler (seconds).
+    deterministic = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     strict = plan.determinism == "strict"
@@ -64,14 +65,14 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
     try:
         if isinstance(plan.threads, int):
             torch.set_num_threads(plan.threads)
-        torch.use_deterministic_algorithms(strict)
+        torch.set_deterministic_debug_mode("error" if strict else "default")
         torch.backends.cudnn.benchmark = not strict
         torch.backends.cuda.matmul.allow_tf32 = not strict
         torch.backends.cudnn.allow_tf32 = not strict
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = benchmark
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 

@@ -95,7 +95,7 @@ def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: st
         scenario=scenario.name,
         draw=plan.draw,
         kind=scenario.kind,
-        plan=_plan_document(plan, "unknown", scenario, {}),
+        plan=_plan_document(plan, "unknown", scenario, {}, None),
         baseline={},
         subject={},
         edit=None,
@@ -140,7 +140,11 @@ def _facts(
         draw=draw,
         kind=scenario.kind,
         plan=_plan_document(
-            bench.plan.for_draw(draw), bench.source_digest(draw), scenario, baseline
+            bench.plan.for_draw(draw),
+            bench.source_digest(draw),
+            scenario,
+            baseline,
+            subject.loaded.checkpoint_digest,
         ),
         baseline=baseline,
         subject=_identity(subject.loaded, subject.digests)
@@ -158,12 +162,18 @@ def _facts(
 
 
 def _plan_document(
-    plan: MeasurementPlan, source_digest: str, scenario: Scenario, baseline: Mapping[str, Any]
+    plan: MeasurementPlan,
+    source_digest: str,
+    scenario: Scenario,
+    baseline: Mapping[str, Any],
+    checkpoint: str | None,
 ) -> dict[str, Any]:
     return {
         **plan.document(source_digest=source_digest),
         "baseline_tensors": baseline.get("tensors_digest"),
-        "subject": scenario.edit.document() if scenario.edit is not None else "checkpoint",
+        "subject": (
+            scenario.edit.document() if scenario.edit is not None else {"checkpoint": checkpoint}
+        ),
         "code": code_digest(),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.resources import files
@@ -65,14 +66,10 @@ class PydocProvider(Provider):
 
     def __init__(self) -> None:
         folder = files("pytest_invarlock.builtin").joinpath("text")
-        self._content = gzip.decompress(folder.joinpath("heldout.jsonl.gz").read_bytes())
+        self._content = _decompressed(folder.joinpath("heldout.jsonl.gz").read_bytes())
         pinned = folder.joinpath("heldout.sha256").read_text(encoding="ascii").split()[0]
         if hashlib.sha256(self._content).hexdigest() != pinned:
-            raise DataError(
-                "the shipped evaluation text is damaged: its digest is not the pinned one",
-                remedy="reinstall pytest-invarlock",
-                code="DATA_DIGEST",
-            )
+            raise _damaged()
 
     def documents(self) -> Sequence[Document]:
         """The shipped documents with their fixed arms."""
@@ -82,6 +79,21 @@ class PydocProvider(Provider):
     def source_digest(self) -> str:
         """The pinned digest of the uncompressed text."""
         return "sha256:" + hashlib.sha256(self._content).hexdigest()
+
+
+def _decompressed(content: bytes) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged() from error
+
+
+def _damaged() -> DataError:
+    return DataError(
+        "the shipped evaluation text is damaged: its digest is not the pinned one",
+        remedy="reinstall pytest-invarlock",
+        code="DATA_DIGEST",
+    )
 
 
 class LocalJsonlProvider(Provider):
@@ -143,6 +155,12 @@ class LocalJsonlProvider(Provider):
                 else "write one JSON object a line",
                 code="DATA_BAD_LINE",
             )
+        if not row[self._text_field].isprintable() and _has_surrogate(row[self._text_field]):
+            raise DataError(
+                f"{where}: holds half of a character (a lone surrogate)",
+                remedy="mend that line",
+                code="DATA_BAD_LINE",
+            )
         if self._id_field is None:
             return f"row {number}", row[self._text_field]
         if self._id_field not in row:
@@ -152,6 +170,10 @@ class LocalJsonlProvider(Provider):
                 code="DATA_BAD_LINE",
             )
         return f"id {row[self._id_field]!r}", row[self._text_field]
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def get_provider(kind: str, source: DataSource | None = None, **arguments: Any) -> Provider:

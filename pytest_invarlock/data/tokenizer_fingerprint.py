@@ -20,5 +20,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         pipeline.pop("truncation", None)
         pipeline.pop("padding", None)
     else:
-        pipeline = {"vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])}
+        pipeline = {
+            "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
+            "special_tokens": {
+                name: str(token)
+                for name, token in getattr(tokenizer, "special_tokens_map", {}).items()
+            },
+        }
     return digest({"pipeline": json.dumps(pipeline, sort_keys=True)})

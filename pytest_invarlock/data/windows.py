@@ -174,7 +174,8 @@ def _cut(
     for start in range(0, max(len(tokens) - 1, 0), step):
         end = min(start + room, len(tokens))
         first = max(scored_until, start if prefix else start + 1)
-        if end - first >= MIN_SCORED_TOKENS:
+        last = end == len(tokens)
+        if end - first >= (MIN_SCORED_TOKENS if last else 1):
             span = np.concatenate([np.asarray(prefix, dtype=np.int32), tokens[start:end]])
             windows.append(Window(span, first - start + len(prefix), document))
             scored_until = end

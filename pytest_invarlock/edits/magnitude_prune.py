@@ -22,6 +22,8 @@ def pruned(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
     """``weight`` with its floor(n·sparsity) smallest magnitudes zeroed; ties go by lower index."""
     flat = weight.detach().reshape(-1).clone()
     n_zeros = math.floor(flat.numel() * sparsity)
-    order = torch.argsort(flat.abs().float(), stable=True)
+    # Half types have too few kernels; float64 must keep its own order.
+    magnitudes = flat.abs() if flat.dtype == torch.float64 else flat.abs().float()
+    order = torch.argsort(magnitudes, stable=True)
     flat[order[:n_zeros]] = 0
     return flat.reshape(weight.shape)

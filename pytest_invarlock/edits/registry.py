@@ -9,6 +9,7 @@ from pytest_invarlock.edits.magnitude_prune import magnitude_prune
 from pytest_invarlock.edits.quant_rtn import quant_rtn
 from pytest_invarlock.errors import EditError
 from pytest_invarlock.faults.injections import nan_injection, scale_explosion
+from pytest_invarlock.policy.edit_names import parameter_problem
 from pytest_invarlock.policy.nearest import nearest
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ def apply_edit(spec: EditSpec, journal: EditJournal) -> dict[str, Any]:
             f"no edit is named {spec.name!r}",
             remedy=nearest(spec.name, sorted(EDITS), "edit"),
             code="UNKNOWN_EDIT",
+        )
+    problem = parameter_problem(spec)
+    if problem is not None:
+        raise EditError(
+            f"{spec.name}: {problem}", remedy="mend its parameters", code="EDIT_PARAMETERS"
         )
     EDITS[spec.name](journal, **dict(spec.parameters))
     changed = journal.changes()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jsonschema.validators import Draft202012Validator
-
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.nearest import nearest
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.schema_check import dotted
 
 if TYPE_CHECKING:
@@ -42,10 +40,19 @@ def check_edit(edit: EditSpec, document: YamlDocument, path: KeyPath) -> None:
                 else f"{edit.name} takes no parameters",
                 code="UNKNOWN_KEY",
             )
-    for error in Draft202012Validator(rules).iter_errors(dict(edit.parameters)):
+    for error in strict_validator()(rules).iter_errors(dict(edit.parameters)):
         at = (*path, "plan", *error.absolute_path)
         raise ConfigError(
             f"{document.name}:{document.line_of(at)}: {dotted(at)}: {error.message}",
             remedy=str(error.schema.get("description", f"see the parameters of {edit.name}")),
             code="BAD_VALUE",
         )
+
+
+def parameter_problem(edit: EditSpec) -> str | None:
+    """What is wrong with the parameters of a known edit, in a phrase; None where nothing is."""
+    error = next(
+        strict_validator()(schema("edits")["$defs"][edit.name]).iter_errors(dict(edit.parameters)),
+        None,
+    )
+    return None if error is None else str(error.message)

@@ -45,7 +45,7 @@ def build_plan(
     dataset: Mapping[str, Any] = value.get("dataset", {})
     run: Mapping[str, Any] = value.get("run", {})
     source, notes = _source(dataset, settings, profile, folder)
-    seq_len = settings.number("seq-len", minimum=32) or dataset.get("seq_len", DEFAULT_SEQ_LEN)
+    seq_len = settings.number("seq-len", minimum=33) or dataset.get("seq_len", DEFAULT_SEQ_LEN)
     stride = settings.number("stride") or dataset.get("stride", seq_len)
     threads_text = settings.text("threads")
     threads = (
@@ -102,7 +102,12 @@ def _source(
         if provider == "pydoc" and not location:
             return DataSource("pydoc"), ()
         if provider == "local_jsonl" and location:
-            return DataSource("local_jsonl", str(Path(location).absolute())), ()
+            return DataSource(
+                "local_jsonl",
+                str(Path(location).absolute()),
+                dataset.get("text_field", "text"),
+                dataset.get("id_field"),
+            ), ()
         raise settings.wrong("dataset", "pydoc or local_jsonl:FILE")
     if "provider" in dataset:
         file = dataset.get("file")
@@ -128,10 +133,15 @@ def build_policy(
     value: Mapping[str, Any],
     settings: Settings,
     expectations: Mapping[tuple[str, str], Expectation],
+    folder: Path | None = None,
 ) -> DecisionPolicy:
-    """The decision policy of a suite document (or of ``{}``), each override with its provenance."""
+    """The decision policy of a suite document (or of ``{}``), each override with its provenance.
+
+    ``folder`` is where a tier file that the document names is looked for.
+    """
     profile = resolve_profile(value, settings)
-    tier = load_tier(settings.text("tier") or str(value.get("tier", "balanced")))
+    named = settings.text("tier")
+    tier = load_tier(named) if named else load_tier(str(value.get("tier", "balanced")), folder)
     metric: Mapping[str, Any] = value.get("primary_metric", {})
     floors: Mapping[str, Any] = value.get("floors", {})
     modes: dict[str, Mode] = {

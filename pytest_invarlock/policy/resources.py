@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -19,6 +20,30 @@ def names(folder: str, suffix: str) -> list[str]:
     """The sorted names, without ``suffix``, of the files in a shipped folder."""
     entries = files(PACKAGE).joinpath(folder).iterdir()
     return sorted(e.name.removesuffix(suffix) for e in entries if e.name.endswith(suffix))
+
+
+def _is_integer(checker: Any, instance: Any) -> bool:
+    """``64.0`` is no count: it would reach places that index with it."""
+    del checker
+    return isinstance(instance, int) and not isinstance(instance, bool)
+
+
+def _is_number(checker: Any, instance: Any) -> bool:
+    """NaN compares as within any limits, and infinity is none."""
+    return _is_integer(checker, instance) or (
+        isinstance(instance, float) and math.isfinite(instance)
+    )
+
+
+@cache
+def strict_validator() -> Any:
+    """jsonschema's draft 2020-12 validator class: counts are integers, numbers are finite."""
+    from jsonschema.validators import Draft202012Validator, extend
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number}
+    )
+    return extend(Draft202012Validator, type_checker=checker)  # type: ignore[no-untyped-call]
 
 
 @cache

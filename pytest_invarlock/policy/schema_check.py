@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
-from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.nearest import nearest
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.resources import schema, strict_validator
 
 if TYPE_CHECKING:
     from pytest_invarlock.policy.yaml_document import YamlDocument
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def check_document(document: YamlDocument, schema_name: str) -> None:
     """Raise ConfigError for the first (deepest, then topmost) violation of ``schema_name``."""
-    validator = Draft202012Validator(schema(schema_name))
+    validator = strict_validator()(schema(schema_name))
     errors = sorted(
         validator.iter_errors(document.value),
         key=lambda error: (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.settings import Settings
 
 COMPARE = "compare"
+KINDS = ("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge", "reparametrized")
 _CATEGORY = {
     Strictness.MUST_PASS: "clean",
     Strictness.MUST_FAIL: "stress",
@@ -126,7 +129,8 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
             f"--invarlock-{given} stands alone", remedy=f"give --invarlock-{missing} as well"
         )
     labels = _unique([display_name(subject) for subject in subjects])
-    kind = settings.text("kind") or "any"
+    kind = settings.choice("kind", KINDS) or "any"
+    check_distinct(labels, "subject")
     pair = Pair(display_name(baseline), baseline)
     scenarios = tuple(
         Scenario(label, subject=subject, kind=kind)
@@ -153,19 +157,22 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
 def display_name(reference: str) -> str:
     """A model's name in node ids: a path by its last component, no brackets, ``::`` or ``@``."""
     name = reference.removeprefix("hf:")
-    if not name.startswith("builtin:") and (Path(name).is_absolute() or name.startswith(".")):
-        name = Path(name).resolve().name
-    for forbidden, instead in (("[", "("), ("]", ")"), ("::", ":"), ("@", "-")):
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  Path's own raises for unknown users
+    if not name.startswith("builtin:") and (path.is_dir() or name.startswith(("/", ".", "~"))):
+        name = path.resolve().name or "root"
+    for forbidden, instead in (("[", "("), ("]", ")"), ("@", "-")):
         name = name.replace(forbidden, instead)
-    return name
+    return re.sub(":{2,}", ":", name)
 
 
 def _unique(labels: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    unique = []
+    unique: list[str] = []
     for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        unique.append(label if seen[label] == 1 else f"{label}~{seen[label]}")
+        candidate, number = label, 1
+        while candidate in unique:
+            number += 1
+            candidate = f"{label}~{number}"
+        unique.append(candidate)
     return unique
 
 
@@ -199,7 +206,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         pairs=pairs,
         scenarios=tuple(scenario for scenario, _ in scenarios),
         plan=plan,
-        policy=build_policy(value, settings, expectations),
+        policy=build_policy(value, settings, expectations, path.parent),
         draws=settings.number("repeats") or value.get("run", {}).get("repeats", 1),
         notes=notes,
     )
@@ -256,8 +263,3 @@ def _scenario(
         detectors_all=tuple(detectors.get("all", ())),
     )
     return scenario, expected
-
-
-def restricted(suite: Suite, pair: Pair, scenario: Scenario) -> Suite:
-    """``suite`` with one pair and one scenario; its policy is unchanged."""
-    return replace(suite, pairs=(pair,), scenarios=(scenario,))

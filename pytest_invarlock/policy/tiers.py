@@ -48,10 +48,17 @@ class Profile:
     determinism: Literal["throughput", "strict"]
 
 
-def load_tier(reference: str) -> Tier:
-    """The tier of a shipped name or of a YAML file."""
-    value = _load("tiers", reference, "tier").value
+def load_tier(reference: str, folder: Path | None = None) -> Tier:
+    """The tier of a shipped name or of a YAML file, looked for in ``folder``."""
+    value = _load("tiers", reference, "tier", folder).value
     metric = value["primary_metric"]
+    for check in value["checks"]:
+        if check != "primary_metric" and check not in value["guards"]:
+            raise ConfigError(
+                f"tier {reference}: lists check {check!r} and gives guards.{check} no mode",
+                remedy=f"add guards: {{{check}: {{mode: gate}}}}",
+                code="TIER_MODE",
+            )
     return Tier(
         name=value["name"],
         checks=tuple(value["checks"]),
@@ -82,13 +89,13 @@ def load_profile(reference: str) -> Profile:
     )
 
 
-def _load(folder: str, reference: str, what: str) -> YamlDocument:
+def _load(folder: str, reference: str, what: str, base: Path | None = None) -> YamlDocument:
     shipped = names(folder, ".yaml")
     if reference in shipped:
         text = read_text(folder, f"{reference}.yaml")
         document = parse_yaml(text, name=f"{folder}/{reference}.yaml")
     elif Path(reference).suffix in (".yaml", ".yml"):
-        document = load_yaml(Path(reference))
+        document = load_yaml((base or Path()) / reference)
     else:
         raise ConfigError(
             f"no {what} is named {reference!r}",

@@ -74,7 +74,12 @@ def parse_yaml(text: str, *, name: str) -> YamlDocument:
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{name}: must hold a mapping of keys", remedy="write key: value lines")
     lines: dict[KeyPath, int] = {}
-    return YamlDocument(name, _construct_mapping(node, (), lines, name), lines)
+    try:
+        return YamlDocument(name, _construct_mapping(node, (), lines, name), lines)
+    except RecursionError as error:
+        raise ConfigError(
+            f"{name}: an alias (*name) stands inside what it names", remedy="write it out"
+        ) from error
 
 
 def _construct(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
@@ -86,7 +91,15 @@ def _construct(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: 
             lines[(*path, index)] = child.start_mark.line + 1
             items.append(_construct(child, (*path, index), lines, name))
         return items
-    return _scalar(node)
+    line = node.start_mark.line + 1
+    try:
+        return _scalar(node)
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}:{line}: {str(node.value)[:20]}… has too many digits",
+            remedy="write a smaller number",
+            code="BAD_VALUE",
+        ) from error
 
 
 def _construct_mapping(

@@ -63,9 +63,9 @@ def test_a_failed_undo_drops_the_resident_model(
 @pytest.mark.parametrize(
     ("spec", "code"),
     [
-        (EditSpec("scale_explosion", {"factor": 1.0}), "EDIT_CHANGED_NOTHING"),
+        (EditSpec("scale_explosion", {"factor": 1.0}), "EDIT_PARAMETERS"),
         (EditSpec("magnitude_prune", {"sparsity": 1e-9}), "EDIT_CHANGED_NOTHING"),
-        (EditSpec("quant_rtn", {"bitwidth": 8, "scope": "none"}), "EDIT_NO_TARGET"),
+        (EditSpec("quant_rtn", {"bitwidth": 8, "scope": "none"}), "EDIT_PARAMETERS"),
         (EditSpec("unheard_of"), "UNKNOWN_EDIT"),
     ],
 )

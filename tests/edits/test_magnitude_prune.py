@@ -39,11 +39,11 @@ def test_a_share_too_small_to_zero_a_weight_is_an_error(tiny_model: Any) -> None
     assert caught.value.code == "EDIT_CHANGED_NOTHING"
 
 
-def test_a_scope_without_targets_is_an_error(tiny_model: Any) -> None:
+def test_an_unknown_scope_is_an_error(tiny_model: Any) -> None:
     spec = EditSpec("magnitude_prune", {"sparsity": 0.5, "scope": "embedding"})
     with pytest.raises(EditError) as caught:
         apply_edit(spec, journal(tiny_model("llama")))
-    assert caught.value.code == "EDIT_NO_TARGET"
+    assert caught.value.code == "EDIT_PARAMETERS"
 
 
 @PROPERTY

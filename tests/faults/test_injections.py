@@ -34,7 +34,7 @@ def test_a_model_without_blocks_is_an_error(name: str) -> None:
 def test_a_factor_of_one_is_an_error(tiny_model: Any) -> None:
     with pytest.raises(EditError) as caught:
         injected(tiny_model("llama"), "scale_explosion", factor=1.0)
-    assert caught.value.code == "EDIT_CHANGED_NOTHING"
+    assert caught.value.code == "EDIT_PARAMETERS"
 
 
 def test_an_unknown_fault_names_the_nearest(tiny_model: Any) -> None:

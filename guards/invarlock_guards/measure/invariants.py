@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,10 @@ def count_non_finite(tensor: torch.Tensor) -> int:
     """How many elements of ``tensor`` are NaN or infinite; 0 for integer tensors."""
     if not tensor.is_floating_point():
         return 0
+    # Few operations exist for float8, whose values float32 holds exactly.
+    values = tensor.float() if tensor.element_size() == 1 else tensor
     with torch.no_grad():
-        return int(tensor.numel() - torch.isfinite(tensor).sum().item())
+        return int(values.numel() - torch.isfinite(values).sum().item())
 
 
 def _config(model: torch.nn.Module) -> dict[str, str]:
@@ -79,7 +82,7 @@ def _config(model: torch.nn.Module) -> dict[str, str]:
     if config is None or not hasattr(config, "to_dict"):
         return {}
     return {
-        key: repr(value)
+        key: json.dumps(value, sort_keys=True, default=repr)
         for key, value in config.to_dict().items()
         if key not in IGNORED_CONFIG_KEYS
     }
