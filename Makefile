@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(shell sed -n 's/^torch==/&/p' constraints.txt)
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 
 DEMO_OUT := invarlock-out
 # From the user's own key, never from the pack that it is to be compared with.
@@ -20,7 +20,7 @@ FINGERPRINT := $(BIN)/python scripts/user_fingerprint.py
 
 help:
 	@echo 'make demo     both shipped models through suite demo, then verify the evidence pack'
-	@echo 'make test     the tests; PYTEST_ARGS="-n2 -k word" for some'
+	@echo 'make test     the tests; PYTEST_ARGS="-n0 -k word" for some'
 	@echo 'make verify   tests, lint, format check, types, layer rules, docs'
 	@echo 'make lint, format, docs, bench, dev-install, clean'
 
