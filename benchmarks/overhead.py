@@ -137,8 +137,9 @@ def process_ratio(model_reference: str, repetitions: int) -> list[float]:
             SUITE.format(model=model_reference, seq_len=SEQ_LEN, windows=WINDOWS, threads=THREADS)
         )
         environment = {**os.environ, "XDG_CONFIG_HOME": folder, "HF_HUB_OFFLINE": "1"}
+        # Plugins that only this repository's own tests need are no part of a user's run.
         ours = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                "-p", "no:randomly", str(suite)]  # fmt: skip
+                "-p", "no:randomly", "-p", "no:hypothesispytest", str(suite)]  # fmt: skip
         bare = [sys.executable, __file__, "--bare-process", "--model", model_reference]
         for repetition in range(repetitions + 1):
             times = [_seconds(command, folder, environment) for command in (ours, bare)]

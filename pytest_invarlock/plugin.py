@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_invarlock.policy.settings import SETTINGS
-from pytest_invarlock.stash import ACTIVATION, CONTROLLER, WORKBENCH
+from pytest_invarlock.stash import ACTIVATION, CONTROLLER
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,13 +65,6 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(
                 DistributionHooks(lambda: controller.expects_suites), "invarlock-distribution"
             )
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Drop the resident model."""
-    workbench = config.stash.get(WORKBENCH, None)
-    if workbench is not None:
-        workbench.close()
 
 
 @pytest.hookimpl(wrapper=True)

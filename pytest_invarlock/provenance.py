@@ -28,6 +28,7 @@ def code_digest() -> str:
     return "sha256:" + content.hexdigest()
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that can change a number, without importing them."""
     versions = {"python": platform.python_version(), "pytest-invarlock": tool_version()}

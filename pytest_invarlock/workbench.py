@@ -241,7 +241,7 @@ class Workbench:
         return self._bench[1]
 
     def close(self) -> None:
-        """Drop the resident bench and its memory."""
+        """Drop the resident bench and its memory, before another pair's is loaded."""
         if self._bench is not None:
             self._bench[1].drop()
             self._bench = None
