@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 PROPERTY = "invarlock.progress"
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_PLAIN_LINES = 30.0
+LEAST_ROOM = 20
+SAVE_CURSOR, RESTORE_CURSOR, ERASE_TO_END = "\x1b7", "\x1b8", "\x1b[K"
 MODES = ("auto", "line", "plain", "off")
 
 
@@ -43,42 +47,56 @@ class ProgressReporter:
 
 
 class ProgressLine:
-    """Shows the newest progress: one rewritten line on a terminal, a line in 30 s elsewhere.
+    """Shows the newest progress: beside pytest's text on a terminal, a line in 30 s elsewhere.
 
-    It keeps quiet where pytest's own results would share the line: without ``-v``, results are
-    letters on one line, and only plain lines between them would break it, so nothing is shown.
+    On a terminal the cursor is put back and the text erased before pytest writes on, so that
+    pytest's lines come out as they would without it.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         mode = settings.choice("progress", MODES) or "auto"
-        terminal = config.pluginmanager.get_plugin("terminalreporter")
-        self._terminal: Any = terminal
-        on_a_tty = bool(
-            terminal is not None and terminal.isatty and os.environ.get("TERM") != "dumb"
-        )
-        self._mode = ("line" if on_a_tty else "plain") if mode == "auto" else mode
-        if terminal is None or config.getoption("verbose") < 0:
-            self._mode = "off"
+        self._terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+        if self._terminal is None or config.getoption("verbose") < 0:
+            mode = "off"
+        elif mode == "auto":
+            dumb = os.environ.get("TERM") in (None, "dumb")
+            mode = "line" if self._terminal.isatty and not dumb else "plain"
+        self._mode = mode
         self._shown = False
         self._next_plain = time.monotonic() + SECONDS_BETWEEN_PLAIN_LINES
 
     def show(self, report: pytest.TestReport) -> None:
         """Show a progress report."""
-        text = dict(report.user_properties).get(PROPERTY, "")
+        text = str(dict(report.user_properties).get(PROPERTY, ""))
         if self._mode == "line":
-            self.clear()
-            self._terminal.ensure_newline()
-            self._terminal.rewrite(f"  {text}", erase=True)
-            self._shown = True
+            writer = self._config.get_terminal_writer()
+            room = writer.fullwidth - writer.width_of_current_line - 3
+            if room >= LEAST_ROOM:
+                self._write(f"{SAVE_CURSOR}  {text[:room]}{ERASE_TO_END}{RESTORE_CURSOR}")
+                self._shown = True
         elif self._mode == "plain" and time.monotonic() >= self._next_plain:
             self._next_plain = time.monotonic() + SECONDS_BETWEEN_PLAIN_LINES
-            self._terminal.ensure_newline()
-            self._terminal.write_line(f"  {text}")
+            with self._uncaptured():
+                self._terminal.ensure_newline()
+                self._terminal.write_line(f"  {text}")
 
     def clear(self) -> None:
-        """Blank the progress line before pytest writes a result."""
+        """Erase what is shown before pytest writes a result."""
         if self._shown:
-            self._terminal.rewrite("", erase=True)
-            self._terminal.currentfspath = None
+            self._write(ERASE_TO_END)
             self._shown = False
+
+    def _write(self, text: str) -> None:
+        # Past pytest's writer, which counts columns.
+        with self._uncaptured():
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def _uncaptured(self) -> AbstractContextManager[None]:
+        """Without workers the item is still running, and what it prints is captured."""
+        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
+        if capture is None:
+            return nullcontext()
+        disabled: AbstractContextManager[None] = capture.global_and_fixture_disabled()
+        return disabled

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +118,63 @@ def test_without_a_terminal_progress_garbles_nothing(repository, flag):
     assert result.ret == pytest.ExitCode.OK
     assert "windows" not in result.stdout.str().replace("windows_", "")
     assert "\r" not in result.stdout.str()
+
+
+def screen(raw: str) -> list[str]:
+    """What a terminal shows in the end, of the control sequences that are used here."""
+    lines, line, column, saved = [], [], 0, 0
+    for token in re.findall(r"\x1b7|\x1b8|\x1b\[K|\x1b\[[0-9;]*m|\r|\n|.", raw, flags=re.DOTALL):
+        if token == "\n":
+            lines.append("".join(line).rstrip())
+            line, column = [], 0
+        elif token == "\r":
+            column = 0
+        elif token == "\x1b7":
+            saved = column
+        elif token == "\x1b8":
+            column = saved
+        elif token == "\x1b[K":
+            del line[column:]
+        elif not token.startswith("\x1b"):
+            line += [" "] * (column + 1 - len(line))
+            line[column] = token
+            column += 1
+    return lines
+
+
+@pytest.mark.parametrize("flags", [["-v"], [], ["-n1"]])
+def test_on_a_terminal_progress_shows_and_leaves_the_results_whole(repository, flags):
+    suite = repository.suite("noop")
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:randomly", suite, *flags],
+        cwd=repository.path, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        stdin=terminal, stdout=terminal, stderr=terminal,
+    )  # fmt: skip
+    os.close(terminal)
+    raw = b""
+    while True:
+        try:
+            chunk = os.read(controller, 65536)
+        except OSError:
+            break
+        if not chunk:
+            break
+        raw += chunk
+    os.close(controller)
+    assert process.wait(timeout=60) == 0
+    text = raw.decode().replace("\r\n", "\n")
+    assert "builtin:llama noop baseline 24/48 windows" in text or "48/48 windows" in text
+    shown = screen(text)
+    assert not [line for line in shown if "windows" in line]
+    if "-v" in flags:
+        assert any(
+            line.startswith(f"{suite}::builtin:llama::noop::invariants PASSED") for line in shown
+        )
+    elif not flags:
+        assert any(line.startswith(f"{suite} ...") for line in shown)
+    else:
+        assert any(line.startswith("...") for line in shown)
 
 
 def test_a_progress_report_reaches_the_controller_from_a_worker(repository):
