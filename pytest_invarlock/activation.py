@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_invarlock.errors import ConfigError, SigningKeyError
+from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Activation:
     virtual: list[VirtualSuite] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
     broken_files: list[str] = field(default_factory=list)
+    refused: bool = False
 
     @property
     def named(self) -> bool:
@@ -82,12 +84,25 @@ def _activate(config: pytest.Config) -> Activation:
         session=shared.get("session") or secrets.token_hex(8),
         stamp=shared.get("stamp") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
     )
+    settings.check()
     config.stash[ACTIVATION] = activation
     ours = [arg for arg in config.args if _is_ours(arg)]
     if ours or any(settings.text(name) for name in ("suite", "baseline", "subject")):
         _load_named(config, activation, ours)
     _check_named_files(config, activation)
     return activation
+
+
+def holds_suite_file(path: Path) -> bool:
+    """Whether ``path`` is a suite file or a folder with one, hidden folders left out."""
+    if path.is_file():
+        return path.name.endswith(SUITE_FILE_SUFFIXES)
+    for folder, folders, names in os.walk(path):
+        del folder
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        if any(name.endswith(SUITE_FILE_SUFFIXES) for name in names):
+            return True
+    return False
 
 
 def check_outputs(activation: Activation) -> None:
@@ -102,11 +117,13 @@ def check_outputs(activation: Activation) -> None:
             "(give a writable folder) [OUT_UNWRITABLE]"
         )
     key = activation.settings.text("signing-key") or "auto"
-    if key not in ("auto", "none"):
-        from pytest_invarlock.evidence.keys import load_private_key
+    if key != "none":
+        from pytest_invarlock.evidence.keys import load_private_key, user_signing_key_path
 
+        path = user_signing_key_path() if key == "auto" else Path(key)
         try:
-            load_private_key(Path(key))
+            if key != "auto" or path.exists():
+                load_private_key(path)
         except SigningKeyError as error:
             raise pytest.UsageError(f"--invarlock-signing-key: {error} [{error.code}]") from error
 
@@ -131,6 +148,12 @@ def _is_ours(argument: str) -> bool:
 
     head = argument.split("::", 1)[0].removeprefix(NODE_HEAD)
     known = head in (COMPARE, *shipped_suites())
+    if not known and "::" in argument and not Path(argument.split("::", 1)[0]).exists():
+        raise ConfigError(
+            f"no suite is named {head!r}",
+            remedy=nearest(head, shipped_suites(), "suite"),
+            code="UNKNOWN_SUITE",
+        )
     return known and ("::" in argument or not Path(argument.split("::", 1)[0]).exists())
 
 

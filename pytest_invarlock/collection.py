@@ -44,8 +44,13 @@ class SuiteFileCollector(SuiteCollector):
             suite = load_suite_file(self.path, settings, self.config.rootpath)
         except ConfigError as error:
             # pytest would make a collection error of it; a broken suite file is a usage error.
-            self.config.stash[ACTIVATION].broken_files.append(f"{error} [{error.code}]")
+            text = f"{error} [{error.code}]"
+            if hasattr(self.config, "workerinput"):
+                raise self.CollectError(text) from error
+            self.config.stash[ACTIVATION].broken_files.append(text)
             return
+        for note in suite.notes:
+            self.warn(pytest.PytestWarning(note))
         self.virtual = VirtualSuite(suite)
         yield from super().collect()
 

@@ -72,7 +72,7 @@ class CheckView:
         return Ratio(number("ratio"), number("ratio_upper"), number("ratio_lower"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MeasuredComparison:
     """A record, the decision on it, and its certificate."""
 
@@ -102,6 +102,7 @@ class MeasuredComparison:
 
     def assert_passes(self) -> None:
         """Fail the test unless every check came to PASS or WARN, showing each that did not."""
+        __tracebackhide__ = True
         problems = [
             f"{check.outcome.value} {check.check}: {check.text}"
             for check in self.decision.checks
@@ -111,7 +112,7 @@ class MeasuredComparison:
             raise CheckFailure("\n".join(problems))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LentEdit(AbstractContextManager[Any]):
     """An edit of the baseline: a context that applies and undoes it, or a checkpoint on disk."""
 

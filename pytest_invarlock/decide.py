@@ -14,6 +14,7 @@ from invarlock_guards.judge.invariants import judge_invariants
 
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
 from pytest_invarlock.errors import DataError
+from pytest_invarlock.plan import ARMS
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.stats import documents_needed, ratio_bounds
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.stats import RatioBounds
 
 TOKEN_FLOOR_SHARE = 0.8
+LARGEST_EXPONENT = 700.0
 
 
 def decide(facts: Facts, policy: DecisionPolicy) -> Decision:
@@ -96,6 +98,9 @@ def _primary_metric(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return CheckDecision(
             "primary_metric", Outcome.ERROR, "not_evaluated", "the record holds no final arm"
         )
+    missing = _incomplete(facts)
+    if missing is not None:
+        return CheckDecision("primary_metric", Outcome.ERROR, "incomplete", missing)
     broken = _non_finite(facts)
     if broken is not None:
         return broken
@@ -147,6 +152,27 @@ def _same_model(facts: Facts, final: ArmLosses, limit: float) -> CheckDecision |
     )  # fmt: skip
 
 
+def _incomplete(facts: Facts) -> str | None:
+    """What of the planned measurement the record does not hold; None where it is whole."""
+    planned = facts.plan["windows"]
+    seen: set[int] = set()
+    for arm in ARMS:
+        losses = facts.arms.get(arm)
+        if losses is None:
+            return f"the record holds no {arm} arm"
+        if len(losses.tokens) != planned[f"{arm}_windows"]:
+            return f"the {arm} arm has {len(losses.tokens)} of {planned[f'{arm}_windows']} windows"
+        if int(losses.tokens.min(initial=1)) < 1:
+            return f"a window of the {arm} arm has no predicted token"
+        documents = {int(document) for document in losses.documents}
+        if documents & seen:
+            return "the arms share documents"
+        if len(documents) != facts.data["n_documents"][arm]:
+            return f"the {arm} arm has {len(documents)} documents, another number is stated"
+        seen |= documents
+    return None
+
+
 def _non_finite(facts: Facts) -> CheckDecision | None:
     baseline = sum(int((~np.isfinite(arm.baseline_nll)).sum()) for arm in facts.arms.values())
     subject = sum(int((~np.isfinite(arm.subject_nll)).sum()) for arm in facts.arms.values())
@@ -172,17 +198,17 @@ def _judge_ratio(bounds: RatioBounds, facts: Facts, policy: DecisionPolicy) -> C
     interval = (
         f"ratio {bounds.ratio:.4f}, bound {bounds.ratio_upper:.4f}, limit {limits.ratio_limit:g}"
     )
-    if bounds.ratio > limits.catastrophic_ratio:
-        return CheckDecision(
-            "primary_metric", Outcome.FAIL, "catastrophic_spike",
-            f"{interval}: beyond {limits.catastrophic_ratio:g} times the baseline's perplexity",
-            numbers,
-        )  # fmt: skip
     short = _floor_not_met(bounds, facts, policy)
     if short is not None:
         return CheckDecision(
             "primary_metric", Outcome.INCONCLUSIVE, "below_floor",
             f"INCONCLUSIVE: {short}; {interval}", numbers,
+        )  # fmt: skip
+    if bounds.ratio > limits.catastrophic_ratio:
+        return CheckDecision(
+            "primary_metric", Outcome.FAIL, "catastrophic_spike",
+            f"{interval}: beyond {limits.catastrophic_ratio:g} times the baseline's perplexity",
+            numbers,
         )  # fmt: skip
     if bounds.ratio_upper <= limits.ratio_limit:
         return CheckDecision("primary_metric", Outcome.PASS, "within_limit", interval, numbers)
@@ -251,8 +277,8 @@ def _numbers(
         "standard_error_nats_per_token": bounds.standard_error,
         "baseline_perplexity": _perplexity(facts.arms["final"].baseline_nll, facts.arms["final"]),
         "subject_perplexity": _perplexity(facts.arms["final"].subject_nll, facts.arms["final"]),
-        "bca_lower_ratio": _bounded_exp(bounds.bca_lower),
-        "bca_upper_ratio": _bounded_exp(bounds.bca_upper),
+        "bca_lower_ratio": _exp(bounds.bca_lower),
+        "bca_upper_ratio": _exp(bounds.bca_upper),
         "n_windows": bounds.n_windows,
         "n_tokens": bounds.n_tokens,
         "n_documents": bounds.n_documents,
@@ -269,17 +295,17 @@ def _numbers(
     }
 
 
-def _point_ratio(arm: ArmLosses) -> float:
-    return _bounded_exp(float((arm.subject_nll - arm.baseline_nll).sum() / arm.tokens.sum()))
+def _point_ratio(arm: ArmLosses) -> float | None:
+    return _exp(float((arm.subject_nll - arm.baseline_nll).sum() / arm.tokens.sum()))
 
 
-def _perplexity(nll: np.ndarray[tuple[int], np.dtype[np.float64]], arm: ArmLosses) -> float:
-    return _bounded_exp(float(nll.sum() / arm.tokens.sum()))
+def _perplexity(nll: np.ndarray[tuple[int], np.dtype[np.float64]], arm: ArmLosses) -> float | None:
+    return _exp(float(nll.sum() / arm.tokens.sum()))
 
 
-def _bounded_exp(value: float) -> float:
-    # A destroyed model's loss can exceed what a double holds as a perplexity.
-    return math.exp(min(value, 700.0))
+def _exp(value: float) -> float | None:
+    """exp, or None where a destroyed model's loss exceeds what a double holds as a perplexity."""
+    return math.exp(value) if value < LARGEST_EXPONENT else None
 
 
 def _more(numbers: dict[str, float | int | str | None]) -> str:

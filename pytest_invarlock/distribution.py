@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 IN_FLIGHT = 2
 CHECK_SEGMENTS = 4
 CALIBRATION = "calibration"
-DIST_MODES = frozenset({"load", "loadscope", "loadgroup", "loadfile", "worksteal"})
+# Modes that keep a scenario together by themselves (by file, by scope) are left to xdist.
+DIST_MODES = frozenset({"load", "loadgroup", "worksteal"})
 
 
 class _Node(Protocol):

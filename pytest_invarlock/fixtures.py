@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_invarlock.errors import InvarlockError
+from pytest_invarlock.path_names import without_absolute_paths
 
 if TYPE_CHECKING:
     from pytest_invarlock.adapters import HF_Causal_Adapter
@@ -15,14 +19,27 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
 
 
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Our typed errors as one line; a traceback would show our insides, and data with them."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except InvarlockError as error:
+        text = without_absolute_paths(f"ERROR: {error} [{error.code}]")
+        pytest.fail(text, pytrace=False)
+
+
 @pytest.fixture
 def _invarlock_lending(request: pytest.FixtureRequest) -> Iterator[Lending]:
     """The bench behind the test; proves after it that lent models came back unchanged."""
     from pytest_invarlock.lending import lending_for
 
-    lending = lending_for(request)
+    with _one_line_errors():
+        lending = lending_for(request)
     yield lending
-    lending.prove_unchanged()
+    with _one_line_errors():
+        lending.prove_unchanged()
 
 
 @pytest.fixture
@@ -40,19 +57,22 @@ def invarlock_policy(_invarlock_lending: Lending) -> DecisionPolicy:
 @pytest.fixture
 def invarlock_windows(_invarlock_lending: Lending) -> WindowSet:
     """Preview and final windows of the test; override it to measure on your own."""
-    return _invarlock_lending.windows()
+    with _one_line_errors():
+        return _invarlock_lending.windows()
 
 
 @pytest.fixture
 def invarlock_baseline(_invarlock_lending: Lending) -> Any:
     """The loaded baseline model, lent: it must be given back unchanged."""
-    return _invarlock_lending.baseline()
+    with _one_line_errors():
+        return _invarlock_lending.baseline()
 
 
 @pytest.fixture
 def invarlock_subject(_invarlock_lending: Lending) -> Any:
     """The loaded subject model; where the subject is an edit of the baseline, an edited copy."""
-    return _invarlock_lending.subject()
+    with _one_line_errors():
+        return _invarlock_lending.subject()
 
 
 @pytest.fixture
@@ -68,4 +88,5 @@ def invarlock(
     invarlock_windows: WindowSet,
 ) -> MeasuredComparison:
     """The measured and decided comparison of the test."""
-    return _invarlock_lending.measure(invarlock_policy, invarlock_windows)
+    with _one_line_errors():
+        return _invarlock_lending.measure(invarlock_policy, invarlock_windows)

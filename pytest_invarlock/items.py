@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from pytest_invarlock.errors import InvarlockError
+from pytest_invarlock.path_names import without_absolute_paths
 
 if TYPE_CHECKING:
     from pytest_invarlock.plan import Pair, Scenario
@@ -62,6 +63,10 @@ class CheckItem(pytest.Item):
         measured = workbench_of(self.config).measured(
             self.suite, self.pair, self.scenario, item=self
         )
+        # A rerun of the item replaces what an earlier try left.
+        self.user_properties[:] = [
+            entry for entry in self.user_properties if not entry[0].startswith("invarlock.")
+        ]
         self.user_properties.extend(measured.properties(self.name))
         problem = measured.problem(self.name)
         if problem is None:
@@ -81,7 +86,7 @@ class CheckItem(pytest.Item):
         if isinstance(excinfo.value, CheckFailure):
             return str(excinfo.value)
         if isinstance(excinfo.value, InvarlockError):
-            return f"ERROR: {excinfo.value} [{excinfo.value.code}]"
+            return without_absolute_paths(f"ERROR: {excinfo.value} [{excinfo.value.code}]")
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:

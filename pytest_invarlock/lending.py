@@ -6,16 +6,18 @@ import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_invarlock.comparison import LentEdit, MeasuredComparison
 from pytest_invarlock.decide import decide
-from pytest_invarlock.errors import EditError
-from pytest_invarlock.marker import Comparison, comparison_of
+from pytest_invarlock.errors import ConfigError, EditError
+from pytest_invarlock.marker import Comparison, comparison_of, is_marker_test
 from pytest_invarlock.plan import EditSpec
 from pytest_invarlock.stash import ACTIVATION
 from pytest_invarlock.workbench import workbench_of
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Sequence
 
     from pytest_invarlock.bench.resident import Bench
     from pytest_invarlock.data import WindowSet
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 MARKERS_RUN = "markers"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Lending:
     """One test's comparison and the bench it is measured on."""
 
@@ -55,10 +57,11 @@ class Lending:
 
     def windows(self) -> WindowSet:
         """The windows of draw 0."""
-        return self.bench.windows(0)
+        return self.bench.drawn_windows(0)
 
     def edit(self, name: str, **parameters: Any) -> LentEdit:
         """An edit of the baseline, not yet applied."""
+        self._lent = True
         return LentEdit(self.bench, EditSpec(name, parameters), [])
 
     def measure(self, policy: DecisionPolicy, windows: WindowSet) -> MeasuredComparison:
@@ -70,7 +73,10 @@ class Lending:
         self.bench.progress = lambda stage, done, total: self.workbench.report_progress(
             node, f"{comparison.pair.name} {stage} {done}/{total} windows"
         )
-        self.run.write_plan(_plan(replace(comparison, policy=policy)), comparison.scenario.name)
+        changed = replace(comparison, policy=policy)
+        self.run.write_plan(
+            comparison_plan(changed, str(node.nodeid)), comparison.scenario.name, replace=True
+        )
         try:
             record = measure(
                 comparison.pair,
@@ -95,6 +101,7 @@ class Lending:
 
     def prove_unchanged(self) -> None:
         """Raise EditError, and reload, where the test changed the lent baseline."""
+        self.bench.use_drawn_windows(0)
         if self._lent and not self.bench.unchanged():
             self.bench.drop()
             raise EditError(
@@ -108,18 +115,42 @@ def lending_for(request: pytest.FixtureRequest) -> Lending:
     """The lending of a test, from its marker and the session's settings."""
     config = request.config
     workbench = workbench_of(config)
-    comparison = comparison_of(request, config.stash[ACTIVATION].settings)
+    comparison = comparison_of(request.node, config.stash[ACTIVATION].settings)
+    for note in comparison.plan.notes:
+        request.node.warn(pytest.PytestWarning(note))
     run = workbench.run_directory(MARKERS_RUN)
     bench = workbench.bench(run, comparison.pair, comparison.plan)
     return Lending(request, workbench, run, comparison, bench)
 
 
-def _plan(comparison: Comparison) -> dict[str, Any]:
+def plan_markers(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Write down every comparison that the session's marker tests will make, before any is made.
+
+    A test that then fails to measure leaves a hole in the plan, and no verdict hides it.
+    """
+    settings = config.stash[ACTIVATION].settings
+    run = workbench_of(config).run_directory(MARKERS_RUN)
+    for item in filter(is_marker_test, items):
+        try:
+            comparison = comparison_of(item, settings)
+        except ConfigError:
+            # The test will end in this error; until then it stands as planned and not run.
+            run.write_plan(
+                {"name": MARKERS_RUN, "node_prefix": None, "node_ids": [item.nodeid],
+                 "planned": [], "policies": [], "scenarios": []},
+                item.name,
+            )  # fmt: skip
+            continue
+        run.write_plan(comparison_plan(comparison, item.nodeid), comparison.scenario.name)
+
+
+def comparison_plan(comparison: Comparison, node_id: str) -> dict[str, Any]:
+    """What one marker test sets out to do, as plain JSON values."""
     scenario = comparison.scenario
     return {
         "name": MARKERS_RUN,
         "node_prefix": None,
-        "node_ids": [],
+        "node_ids": [node_id],
         "planned": [{"model": comparison.pair.name, "scenario": scenario.name, "draws": 1}],
         "policies": [comparison.policy.document()],
         "scenarios": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.items import CheckItem
 from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.edit_names import edit_problem
 from pytest_invarlock.policy.nearest import nearest
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ class Comparison:
     policy: DecisionPolicy
 
 
+def is_marker_test(item: pytest.Item) -> bool:
+    """Whether a test has our marker and asks for the measured comparison."""
+    marked = item.get_closest_marker("invarlock") is not None
+    return marked and "invarlock" in getattr(item, "fixturenames", ())
+
+
 def check_markers(items: Sequence[pytest.Item]) -> None:
     """Raise a usage error, naming file and line, for a marker with unknown or missing arguments."""
     for item in items:
@@ -74,18 +82,23 @@ def check_arguments(marker: pytest.Mark) -> None:
         raise ConfigError(
             "the marker needs either subject or edit", remedy="give subject=MODEL or edit={...}"
         )
+    edit = _edit(marker.kwargs.get("edit"))
+    if edit is not None:
+        problem = edit_problem(edit)
+        if problem is not None:
+            raise ConfigError(f"the marker's edit: {problem[0]}", remedy=problem[1])
 
 
-def comparison_of(request: pytest.FixtureRequest, settings: Settings) -> Comparison:
-    """The comparison of the marker nearest to the requesting test; settings made elsewhere win."""
+def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
+    """The comparison of the marker nearest to a test; settings made elsewhere win."""
     from pytest_invarlock.policy.plan_settings import build_plan, build_policy
     from pytest_invarlock.policy.settings import Setting
     from pytest_invarlock.policy.suite import display_name
 
-    marker = request.node.get_closest_marker("invarlock")
+    marker = item.get_closest_marker("invarlock")
     if marker is None:
         raise ConfigError(
-            f"{request.node.nodeid}: uses an invarlock fixture without the marker",
+            f"{item.nodeid}: uses an invarlock fixture without the marker",
             remedy="add @pytest.mark.invarlock(baseline=…, subject=…)",
         )
     check_arguments(marker)
@@ -96,11 +109,11 @@ def comparison_of(request: pytest.FixtureRequest, settings: Settings) -> Compari
         if name not in made and keyword in (*SETTING_KEYWORDS, *COUNT_KEYWORDS):
             made[name] = Setting((str(value),), f"marker {keyword}")
     effective = replace(settings, made=made)
-    root = request.config.rootpath
-    plan, _ = build_plan({}, effective, root)
+    root = item.config.rootpath
+    plan = build_plan({}, effective, root)
     pair = Pair(display_name(str(kwargs["baseline"])), str(kwargs["baseline"]))
     scenario = Scenario(
-        scenario_name(request.node.nodeid),
+        scenario_name(item.nodeid),
         edit=_edit(kwargs.get("edit")),
         subject=str(kwargs["subject"]) if "subject" in kwargs else None,
         kind=effective.text("kind") or "any",
@@ -110,10 +123,12 @@ def comparison_of(request: pytest.FixtureRequest, settings: Settings) -> Compari
 
 
 def scenario_name(node_id: str) -> str:
-    """A scenario's name from a test's node id: unique, without brackets, ``::`` or ``@``."""
-    for forbidden, instead in (("::", "."), ("[", "("), ("]", ")"), ("@", "-")):
-        node_id = node_id.replace(forbidden, instead)
-    return node_id
+    """A scenario's name from a test's node id: the function's name and a digest of the whole id.
+
+    Parameters stay out: they may be paths, and records and packs hold none.
+    """
+    function = node_id.rpartition("::")[2].partition("[")[0]
+    return f"{function[:80]}-{hashlib.sha256(node_id.encode()).hexdigest()[:8]}"
 
 
 def _edit(value: Any) -> EditSpec | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from pytest_invarlock.errors import ConfigError
 
@@ -13,6 +14,21 @@ def slug(name: str) -> str:
     text = name.replace("/", "--").replace(":", "-")
     text = re.sub(r"[^A-Za-z0-9._~-]", "_", text)
     return text if text.strip(".") else "_" + text
+
+
+def without_absolute_paths(text: str) -> str:
+    """``text`` with absolute paths made relative to the current folder, or cut to the last part.
+
+    Failure texts end in junit files, which people upload.
+    """
+
+    def shortened(match: re.Match[str]) -> str:
+        path = Path(match.group())
+        if path.is_relative_to(Path.cwd()):
+            return path.relative_to(Path.cwd()).as_posix()
+        return path.name
+
+    return re.sub(r"(?<![\w.~:/])/(?:[^\s/:()']+/)+[^\s/:()']+", shortened, text)
 
 
 def check_distinct(names: Iterable[str], what: str) -> None:

@@ -109,7 +109,8 @@ class MeasurementPlan:
 
     ``device``, ``dtype`` and ``threads`` may say ``auto`` until `resolved` in the worker;
     ``batch_tokens`` bounds the tokens of one forward pass; ``draw`` (k from 0) selects the
-    windows together with the data seed; ``guards`` lists the guards whose evidence is taken.
+    windows together with the data seed; ``guards`` lists the guards whose evidence is taken;
+    ``notes`` say what was assumed, for the certificate, and change nothing that is measured.
     """
 
     source: DataSource
@@ -122,6 +123,7 @@ class MeasurementPlan:
     determinism: Determinism = "throughput"
     batch_tokens: int = 8192
     draw: int = 0
+    notes: tuple[str, ...] = ()
 
     def for_draw(self, draw: int) -> MeasurementPlan:
         """The same plan with the windows of draw ``draw``."""

@@ -91,13 +91,19 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse broken suite files, and markers with wrong arguments."""
-    broken = config.stash[ACTIVATION].broken_files
-    if broken:
-        raise pytest.UsageError(broken[0])
+    if hasattr(config, "workerinput"):
+        # A usage error in a worker would be an internal error: there, collectors and tests fail.
+        return
+    activation = config.stash[ACTIVATION]
+    # pytest_collection_finish runs even after a usage error.
+    activation.refused = True
+    if activation.broken_files:
+        raise pytest.UsageError(activation.broken_files[0])
     if any(item.get_closest_marker("invarlock") for item in items):
         from pytest_invarlock.marker import check_markers
 
         check_markers(items)
+    activation.refused = False
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,6 +116,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from pytest_invarlock.collection import regrouped
 
         session.items[:] = regrouped(session.items)
+        if not session.config.option.collectonly and not session.config.stash[ACTIVATION].refused:
+            from pytest_invarlock.marker import is_marker_test
+
+            if any(map(is_marker_test, session.items)):
+                from pytest_invarlock.lending import plan_markers
+
+                plan_markers(session.config, session.items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,7 +33,7 @@ ARRAY_FIELDS: Mapping[str, str] = {
 MAX_WINDOWS = 10_000_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ArmLosses:
     """Paired per-window losses of one arm.
 
@@ -55,7 +55,7 @@ class ArmLosses:
         }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Facts:
     """What was measured about one scenario in one draw.
 
@@ -114,7 +114,7 @@ class Facts:
         return digest(self.document())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Record:
     """Facts and observations of one scenario in one draw."""
 

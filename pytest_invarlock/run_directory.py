@@ -17,7 +17,7 @@ from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
-from pytest_invarlock.evidence.strict_json import loads
+from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.records import Record, record_from_bytes
@@ -61,14 +61,30 @@ class RunDirectory:
 
     def belongs_to(self, session: str) -> bool:
         """Whether this folder was made by the session that ``session`` identifies."""
-        path = self.state / "session"
-        return path.is_file() and path.read_text(encoding="ascii") == session
+        owner = self.owner()
+        return owner is not None and owner.split("|", 1)[0] == session
 
-    def write_plan(self, plan: Mapping[str, Any], part: str = "suite") -> None:
-        """Write what is planned; a run of marker tests has one part a comparison."""
+    def owner(self) -> str | None:
+        """What identifies the run this folder is for: session and identity; None for others."""
+        path = self.state / "session"
+        return path.read_text("utf-8", "surrogateescape") if path.is_file() else None
+
+    def write_plan(
+        self, plan: Mapping[str, Any], part: str = "suite", *, replace: bool = False
+    ) -> None:
+        """Write what is planned; a run of marker tests has one part a comparison.
+
+        Raises EvidenceError where another plan stands there already, unless ``replace``.
+        """
         path = self.state / "plans" / f"{slug(part)}.json"
-        if not path.is_file():
+        if replace or not path.is_file():
             write_json(path, dict(plan))
+        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(pretty(dict(plan))):
+            raise EvidenceError(
+                f"{self.run_id}: another plan was written for {part!r}",
+                remedy="do not change suite files while a session runs",
+                code="PLAN_CHANGED",
+            )
 
     def read_plans(self) -> list[dict[str, Any]]:
         """The parts of the plan, by name."""
@@ -105,8 +121,12 @@ class RunDirectory:
             stream.write(line)
 
 
-def open_run_directory(out: Path, name: str, stamp: str, session: str) -> RunDirectory:
+def open_run_directory(
+    out: Path, name: str, stamp: str, session: str, identity: str = ""
+) -> RunDirectory:
     """Make or join ``out/<name>-<stamp>``, the folder of the session that ``session`` identifies.
+
+    ``identity`` tells runs of one name apart, such as two suite files that call themselves alike.
 
     All workers of a session call this with the same arguments and get the same folder; another
     session that started in the same second gets ``~2`` added. Points ``out/latest`` at it.
@@ -116,7 +136,7 @@ def open_run_directory(out: Path, name: str, stamp: str, session: str) -> RunDir
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock"):
-            run = _claimed(out, f"{slug(name)}-{stamp}", session)
+            run = _claimed(out, f"{slug(name)}-{stamp}", f"{session}|{identity}")
             _point_latest(out, run.path)
     except OSError as error:
         raise EvidenceError(
@@ -135,8 +155,8 @@ def _claimed(out: Path, name: str, session: str) -> RunDirectory:
                 folder.mkdir(parents=True)
             write_bytes(run.state / "salt", secrets.token_hex(32).encode())
             (run.state / "salt").chmod(0o600)
-            write_bytes(run.state / "session", session.encode())
-        if run.belongs_to(session):
+            write_bytes(run.state / "session", session.encode("utf-8", "surrogateescape"))
+        if run.owner() == session:
             return run
     raise AssertionError("unreachable")
 

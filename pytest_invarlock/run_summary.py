@@ -91,28 +91,28 @@ class RunSummary:
         }
 
 
-def summarise(run: RunDirectory, ran: set[str], *, interrupted: bool) -> RunSummary:
+def summarise(
+    run: RunDirectory, ran: set[str], *, cut: Literal["partial", "incomplete"] | None
+) -> RunSummary:
     """Read a run's plan and records, decide them, and judge the run where it is whole.
 
     Args:
         run: the run's folder.
         ran: node ids of the items that came to an outcome.
-        interrupted: whether the session was cut short.
+        cut: how the session was cut short, or None where its loop ran to the end.
     """
     plans = run.read_plans()
     planned = tuple(PlannedScenario(**entry) for plan in plans for entry in plan["planned"])
     policies = policies_by_scenario([p for plan in plans for p in plan["policies"]])
-    records = tuple(run.all_records())
+    records = tuple(
+        sorted(run.all_records(), key=lambda r: (r.facts.model, r.facts.scenario, r.facts.draw))
+    )
     decisions = tuple(
         decide(record.facts, policies[(record.facts.model, record.facts.scenario)])
         for record in records
     )
     node_ids = {node_id for plan in plans for node_id in plan["node_ids"]}
-    status: Status = "complete"
-    if interrupted:
-        status = "incomplete"
-    elif not node_ids <= ran:
-        status = "partial"
+    status: Status = cut or ("complete" if node_ids <= ran else "partial")
     verdict = decide_run(planned, decisions, policies) if status == "complete" else None
     prefix = plans[0]["node_prefix"] if plans else None
     return RunSummary(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_invarlock.certificate.verdict_text import verdict_text
+
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
     from pytest_invarlock.records import Record
     from pytest_invarlock.run_summary import RunSummary
-    from pytest_invarlock.verdict import RunVerdict
 
-MAX_FAILURES_SHOWN = 10
 HEADINGS = ("", "scenario", "verdict", "ratio", "bound", "limit", "fired", "time")
 
 
@@ -82,16 +82,3 @@ def markdown(summary: RunSummary) -> str:
     table += ["| " + " | ".join(row.cells) + " |" for row in rows(summary)]
     broken = verdict_text(summary.verdict).splitlines() if summary.verdict is not None else []
     return "\n".join([*head, *table, "", *(f"- {line.strip()}" for line in broken), ""])
-
-
-def verdict_text(verdict: RunVerdict) -> str:
-    """The verdict and every broken requirement with what broke it."""
-    lines = []
-    for rule in verdict.requirements:
-        if not rule.passed:
-            lines.append(f"{verdict.verdict}: requirement {rule.name}: {rule.text}")
-            shown = rule.failures[:MAX_FAILURES_SHOWN]
-            lines += [f"  {f['model']} {f['scenario']}: {f['reason']}" for f in shown]
-            if len(rule.failures) > len(shown):
-                lines.append(f"  and {len(rule.failures) - len(shown)} more")
-    return "\n".join(lines)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_invarlock.activation import WORKER_KEY, Activation
+from pytest_invarlock.activation import WORKER_KEY, Activation, holds_suite_file
 from pytest_invarlock.errors import InvarlockError
 from pytest_invarlock.progress import ProgressLine
 
@@ -27,13 +28,15 @@ class RunController:
         self._activation = activation
         self._ran: set[str] = set()
         self._summaries: list[RunSummary] = []
+        self._problems: dict[str, str] = {}
         self._progress: ProgressLine | None = None
 
     @property
     def expects_suites(self) -> bool:
         """Whether items of ours may come: then they are scheduled by scenario."""
         return self._activation.named or any(
-            str(arg).split("::", 1)[0].endswith((".yaml", ".yml")) for arg in self._config.args
+            holds_suite_file(self._config.invocation_params.dir / str(arg).split("::", 1)[0])
+            for arg in self._config.args
         )
 
     @pytest.hookimpl(optionalhook=True)
@@ -74,24 +77,28 @@ class RunController:
         """After the last item of a whole run, report its verdict as one more test."""
         result = yield
         if not self._config.option.collectonly:
-            self._summaries = self._summarise(interrupted=False)
+            self._summaries = self._summarise(None)
             for summary in self._summaries:
                 if summary.verdict_node is not None:
                     self._report_verdict(session, summary)
         return result
 
-    def _summarise(self, *, interrupted: bool) -> list[RunSummary]:
+    def _summarise(self, cut: Literal["partial", "incomplete"] | None) -> list[RunSummary]:
+        """What each run of the session came to; a run that cannot be read becomes a problem."""
         if not self._activation.out.is_dir():
             return []
         from pytest_invarlock.run_directory import runs_of_session
         from pytest_invarlock.run_summary import summarise
 
         activation = self._activation
-        return [
-            summarise(run, self._ran, interrupted=interrupted)
-            for run in runs_of_session(activation.out, activation.stamp, activation.session)
-            if run.read_plans()
-        ]
+        summaries = []
+        for run in runs_of_session(activation.out, activation.stamp, activation.session):
+            try:
+                if run.read_plans():
+                    summaries.append(summarise(run, self._ran, cut=cut))
+            except InvarlockError as error:
+                self._problems[run.run_id] = f"{error} [{error.code}]"
+        return summaries
 
     def _report_verdict(self, session: pytest.Session, summary: RunSummary) -> None:
         from pytest_invarlock.reporting.verdict_testcase import verdict_reports
@@ -112,15 +119,20 @@ class RunController:
         """Write reports and verdict of every run, seal the whole ones, tell junit."""
         if self._config.option.collectonly:
             return
-        interrupted = exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
-        if interrupted or not self._summaries:
-            self._summaries = self._summarise(interrupted=interrupted)
+        if exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
+            self._summaries = self._summarise("incomplete")
+        elif not self._summaries:
+            # The loop ended early (-x, --maxfail): no verdict was told, so none is sealed.
+            self._summaries = self._summarise("partial")
+        self._append_step_summary()
         for summary in self._summaries:
             try:
                 self._conclude(summary)
             except InvarlockError as error:
                 summary.problem = f"{error} [{error.code}]"
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self._problems:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._summaries:
             from pytest_invarlock.reporting.junit import add_suite_properties
 
@@ -143,11 +155,17 @@ class RunController:
 
             for summary in self._summaries:
                 write_summary(terminalreporter, summary)
-        self._append_step_summary()
+        for run_id, problem in self._problems.items():
+            terminalreporter.write_line(f"ERROR: {run_id}: {problem}", red=True)
 
     def _append_step_summary(self) -> None:
         target = os.environ.get("GITHUB_STEP_SUMMARY")
-        if target and self._summaries:
-            with open(target, "a", encoding="utf-8") as stream:  # noqa: PTH123  a path given as text
-                for summary in self._summaries:
-                    stream.write((summary.run.path / "summary.md").read_text(encoding="utf-8"))
+        if not target or not self._summaries:
+            return
+        from pytest_invarlock.run_text import markdown
+
+        try:
+            with Path(target).open("a", encoding="utf-8") as stream:
+                stream.writelines(markdown(summary) for summary in self._summaries)
+        except OSError as error:
+            self._problems["GITHUB_STEP_SUMMARY"] = f"cannot be written: {error.strerror}"

@@ -46,7 +46,12 @@ class Measured:
 
     def _severity(self, decision: Decision, item: str) -> tuple[bool, int]:
         if item in ("detected", "signal"):
-            return (not decision.expectation_met, _ORDER.index(decision.outcome))
+            # Of two runs that fell short, the one that measured and missed is the worse.
+            rank = _ORDER.index(decision.outcome)
+            return (
+                not decision.expectation_met,
+                -1 if decision.outcome is Outcome.INCONCLUSIVE else rank,
+            )
         return (False, _ORDER.index(decision.check(item).outcome))
 
     def problem(self, item: str) -> str | None:
@@ -81,7 +86,8 @@ class Measured:
                     for v in check.violations[:10]
                 ]
         folder = self.run.report_folder(decision.model, decision.scenario, decision.draw)
-        return [*lines, f"  certificate: {folder / 'report.md'} (written when the session ends)"]
+        shown = f"{self.run.run_id}/{folder.relative_to(self.run.path).as_posix()}/report.md"
+        return [*lines, f"  certificate: {shown} (written when the session ends)"]
 
     def properties(self, item: str) -> list[tuple[str, str]]:
         """junit properties of ``item``: short strings only."""
@@ -149,15 +155,16 @@ class Workbench:
     _errors: dict[object, tuple[str, str]] = field(default_factory=dict)
     _measured: dict[object, Measured] = field(default_factory=dict)
 
-    def run_directory(self, name: str) -> RunDirectory:
-        """The session's folder for a suite, comparison or the markers, made on first use."""
-        if name not in self._runs:
-            self._runs[name] = open_run_directory(self.out, name, self.stamp, self.session)
-        return self._runs[name]
+    def run_directory(self, name: str, identity: str = "") -> RunDirectory:
+        """The session's folder for what ``identity`` tells apart among runs of one name."""
+        key = f"{name}|{identity}"
+        if key not in self._runs:
+            self._runs[key] = open_run_directory(self.out, name, self.stamp, self.session, identity)
+        return self._runs[key]
 
     def suite_run(self, suite: Suite) -> RunDirectory:
         """The run directory of ``suite``, with what is planned written into it."""
-        run = self.run_directory(suite.name)
+        run = self.run_directory(suite.name, f"{suite.node_prefix}|{suite.path.resolve()}")
         run.write_plan(suite_plan(suite))
         return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from copy import deepcopy
@@ -72,7 +73,22 @@ def facts(differences: Any = None, **change: Any) -> Facts:
         "arms": {"preview": arm(differences, seed=5), "final": arm(differences)},
         "guards": {"invariants": CLEAN}, "error": None,
     }  # fmt: skip
-    return Facts(**stated | change)
+    return whole(Facts(**stated | change), stated_plan="plan" in change)
+
+
+def whole(of: Facts, *, stated_plan: bool = False) -> Facts:
+    """``of`` with arms that share no documents, and counts stated as its arms have them."""
+    arms = dict(of.arms)
+    if {"preview", "final"} <= set(arms):
+        apart = dataclasses.replace(arms["preview"], documents=arms["preview"].documents + 10_000)
+        arms["preview"] = apart
+    counts = {name: len(set(losses.documents.tolist())) for name, losses in arms.items()}
+    plan = dict(of.plan)
+    if not stated_plan:
+        sizes = {f"{name}_windows": len(losses.tokens) for name, losses in arms.items()}
+        plan["windows"] = plan["windows"] | sizes
+    data = dict(of.data) | {"n_documents": counts}
+    return dataclasses.replace(of, arms=arms, plan=plan, data=data)
 
 
 def policy(expectation: Expectation | None = None, **change: Any) -> DecisionPolicy:

@@ -20,12 +20,13 @@ PADDED_VOCABULARY_SHARE = 0.05
 """Embeddings are often padded for speed; known models pad by less than two in a hundred rows."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class LoadedModel:
     """A model in memory with its tokenizer and identity.
 
     ``context`` is the greatest sequence length in tokens, or None where the architecture has no
-    limit; ``checkpoint_digest`` is None for a model that did not come from files.
+    limit; ``checkpoint_digest`` is None for a model that did not come from files; ``unread`` names
+    tensors of the checkpoint that the architecture has no place for.
     """
 
     model: PreTrainedModel
@@ -34,6 +35,7 @@ class LoadedModel:
     context: int | None
     checkpoint_digest: str | None
     source: ModelSource | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +66,7 @@ class HF_Causal_Adapter:  # noqa: N801  the public name, kept from the API this 
         source = resolve_model(reference, allow_network=self._allow_network)
         config = _load_config(source)
         tokenizer = _load_tokenizer(source)
-        model = _load_model(source, config, device=device, dtype=dtype)
+        model, unread = _load_model(source, config, device=device, dtype=dtype)
         _check_vocabulary(source, model, tokenizer)
         return LoadedModel(
             model=model,
@@ -73,6 +75,7 @@ class HF_Causal_Adapter:  # noqa: N801  the public name, kept from the API this 
             context=context_length(model),
             checkpoint_digest=checkpoint_digest(source.directory),
             source=source,
+            unread=unread,
         )
 
     def load_model(self, reference: str, device: str = "auto") -> PreTrainedModel:
@@ -105,7 +108,9 @@ def _load_tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(source.directory), local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            str(source.directory), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelLoadError(
             f"{source.reference}: its tokenizer cannot be loaded: {_first_line(error)}",
@@ -123,7 +128,9 @@ def _load_config(source: ModelSource) -> Any:
     )
 
     try:
-        config = AutoConfig.from_pretrained(str(source.directory), local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            str(source.directory), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelLoadError(
             f"{source.reference}: its configuration cannot be used: {_first_line(error)}",
@@ -143,7 +150,9 @@ def _load_config(source: ModelSource) -> Any:
     return config
 
 
-def _load_model(source: ModelSource, config: Any, *, device: str, dtype: str) -> PreTrainedModel:
+def _load_model(
+    source: ModelSource, config: Any, *, device: str, dtype: str
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -158,6 +167,7 @@ def _load_model(source: ModelSource, config: Any, *, device: str, dtype: str) ->
             config=config,
             dtype=getattr(torch, dtype) if dtype != "auto" else "auto",
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -171,7 +181,7 @@ def _load_model(source: ModelSource, config: Any, *, device: str, dtype: str) ->
         transformers_logging.set_verbosity(verbosity)
     _check_loading(source, loading)
     loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
-    return loaded
+    return loaded, tuple(sorted(str(name) for name in loading.get("unexpected_keys") or ()))
 
 
 def _check_loading(source: ModelSource, loading: Mapping[str, Any]) -> None:

@@ -137,6 +137,12 @@ def _check_files(directory: Path) -> None:
         raise ModelLoadError(
             f"{config}: names no model_type", remedy="restore the file", code="MODEL_INCOMPLETE"
         )
+    if (directory / "adapter_config.json").is_file():
+        raise ModelLoadError(
+            f"{directory}: holds an adapter (adapter_config.json), which would not be measured",
+            remedy="merge the adapter into the weights first",
+            code="MODEL_ADAPTER",
+        )
     shards = weight_files(directory)
     for shard in shards:
         read_header(shard)

@@ -77,7 +77,7 @@ class EditJournal:
     def undo(self) -> None:
         """Write the saved bits back and prove it by digest; raises EditError where they differ."""
         with torch.no_grad():
-            for name, saved in self._saved.items():
+            for name, saved in reversed(self._saved.items()):
                 self._tensors[name].copy_(saved)
         for name in self._saved:
             if tensor_digest(self._tensors[name]) != self._digests[name]:

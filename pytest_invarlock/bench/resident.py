@@ -24,7 +24,7 @@ from pytest_invarlock.bench.tensor_digest import (
 from pytest_invarlock.core.determinism import device_identity, in_force
 from pytest_invarlock.data import WindowSet, draw_windows, get_provider
 from pytest_invarlock.edits import apply_edit
-from pytest_invarlock.errors import MeasurementError
+from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.metrics.token_nll import (
     Batch,
@@ -33,7 +33,7 @@ from pytest_invarlock.metrics.token_nll import (
     window_nll,
 )
 from pytest_invarlock.plan import ARMS, Arm
-from pytest_invarlock.provenance import library_versions
+from pytest_invarlock.provenance import code_digest, library_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class Counters:
     subject_passes: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Subject:
     """A subject ready to be measured: the edited resident model, or another checkpoint."""
 
@@ -70,7 +70,7 @@ class Subject:
     by_head: bool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Bench:
     """The resident baseline of ``pair`` under a resolved ``plan``.
 
@@ -112,7 +112,7 @@ class Bench:
         """Take ``loaded`` as the resident baseline and read its identity and structure."""
         self._loaded = loaded
         self._digests = tensor_digests(loaded.model)
-        self._structure = read_structure(loaded.model, loaded.tokenizer_fingerprint)
+        self._structure = read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread)
         self._by_head = None
 
     @property
@@ -156,15 +156,35 @@ class Bench:
         """Measure draw ``draw`` on ready-made windows from now on."""
         in_use = self._given.get(draw) or self._windows.get(draw)
         if windows is not in_use:
-            self._losses.pop(draw, None)
-            for arm in ARMS:
-                self._batches.pop((draw, arm), None)
-        self._given[draw] = windows
+            self._forget_draw(draw)
+        if windows is self._windows.get(draw):
+            self._given.pop(draw, None)
+        else:
+            self._given[draw] = windows
+
+    def use_drawn_windows(self, draw: int) -> None:
+        """Measure draw ``draw`` on the provider's windows again."""
+        if self._given.pop(draw, None) is not None:
+            self._forget_draw(draw)
+
+    def _forget_draw(self, draw: int) -> None:
+        self._losses.pop(draw, None)
+        for arm in ARMS:
+            self._batches.pop((draw, arm), None)
+
+    def is_given(self, draw: int) -> bool:
+        """Whether a draw's windows were given ready-made."""
+        return draw in self._given
+
+    def data_digest(self, draw: int) -> str:
+        """The digest of a draw's data; of ready-made windows, of what they hold."""
+        windows = self.windows(draw)
+        return windows.content_digest() if self.is_given(draw) else windows.digest
 
     def source_digest(self, draw: int) -> str:
         """The digest of where a draw's windows come from; ready-made ones stand for themselves."""
         given = self._given.get(draw)
-        return given.digest if given is not None else self.provider.source_digest()
+        return given.content_digest() if given is not None else self.provider.source_digest()
 
     def batches(self, draw: int, arm: Arm) -> list[Batch]:
         """The padded batches of an arm, on the plan's device."""
@@ -185,6 +205,13 @@ class Bench:
         return self._losses[draw]
 
     def _baseline_pass(self, draw: int) -> Losses:
+        if not self.unchanged():
+            self.drop()
+            raise EditError(
+                f"{self.pair.name}: the resident baseline was changed before it was measured",
+                remedy="change a copy (copy.deepcopy), or use the invarlock_edit fixture",
+                code="BASELINE_CHANGED",
+            )
         self.counters.baseline_passes += 1
         self.log("baseline_pass", pair=self.pair.name, draw=draw)
         return self._pass(self.baseline, draw, "baseline", self.by_head)
@@ -193,7 +220,13 @@ class Bench:
         return digest(
             {
                 "tensors": combined_digest(self.digests),
-                "data": self.windows(draw).digest,
+                "config": self.config_digest,
+                "attention": str(
+                    getattr(self.baseline.model.config, "_attn_implementation", "unknown")
+                ),
+                "by_head": self.by_head,
+                "code": code_digest(),
+                "data": self.windows(draw).content_digest(),
                 "dtype": self.plan.dtype,
                 "threads": self.plan.threads,
                 "determinism": self.plan.determinism,
@@ -248,7 +281,7 @@ class Bench:
             yield Subject(
                 loaded=loaded,
                 digests=self._edited_digests(journal),
-                structure=read_structure(loaded.model, loaded.tokenizer_fingerprint),
+                structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
                 edit=coverage,
                 by_head=self.by_head,
             )
@@ -279,7 +312,7 @@ class Bench:
             yield Subject(
                 loaded=loaded,
                 digests=tensor_digests(loaded.model),
-                structure=read_structure(loaded.model, loaded.tokenizer_fingerprint),
+                structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
                 edit=None,
                 by_head=comparable and head_reproduces_logits(loaded.model, batch),
             )
@@ -287,14 +320,27 @@ class Bench:
             del loaded
             free_memory()
 
+    @property
+    def config_digest(self) -> str:
+        """The digest of the baseline's class and of the config keys that change its function."""
+        return digest({"class": type(self.baseline.model).__name__, **self.structure.config})
+
     def unchanged(self) -> bool:
-        """Whether the resident baseline still has the digest it was loaded with, in full."""
-        return tensor_digests(self.baseline.model) == self._digests
+        """Whether the resident baseline is what was loaded: every tensor, configuration, mode."""
+        model = self.baseline.model
+        now = read_structure(model, self.baseline.tokenizer_fingerprint)
+        return (
+            not model.training
+            and tensor_digests(model) == self._digests
+            and now.config == self.structure.config
+        )
 
     def drop(self) -> None:
         """Forget the resident model; the next use loads it afresh."""
         self._loaded = None
+        self._by_head = None
         self._batches.clear()
+        self._losses.clear()
         self.log("baseline_drop", pair=self.pair.name)
         free_memory()
 

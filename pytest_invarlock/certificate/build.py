@@ -91,11 +91,12 @@ def _primary_metric(facts: Facts, decision: Decision) -> dict[str, Any] | None:
     return None
 
 
-def _structure(facts: Facts) -> dict[str, int]:
+def _structure(facts: Facts) -> dict[str, int | None]:
+    """How much an edit changed; of a compared checkpoint this is not counted yet."""
     edit = facts.edit or {}
     return {
-        "tensors_changed": int(edit.get("n_tensors_changed", 0)),
-        "params_changed": int(edit.get("n_parameters_changed", 0)),
+        "tensors_changed": edit.get("n_tensors_changed"),
+        "params_changed": edit.get("n_parameters_changed"),
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 _ROWS = (
     ("ratio", "perplexity ratio, subject ÷ baseline"),
-    ("ratio_upper", "one-sided 95 % upper bound"),
-    ("ratio_lower", "one-sided 95 % lower bound"),
+    ("ratio_upper", "one-sided upper bound"),
+    ("ratio_lower", "one-sided lower bound"),
     ("limit", "limit"),
     ("preview_ratio", "ratio on the preview arm"),
     ("baseline_perplexity", "baseline perplexity"),

@@ -17,13 +17,14 @@ Status = Literal["pending", "running", "success", "failed", "rollback"]
 class RunConfig:
     """Settings of one programmatic run.
 
-    ``max_pm_ratio`` and ``spike_threshold`` replace the tier's limit and catastrophic ratio;
+    ``max_pm_ratio`` and ``spike_threshold`` replace the tier's limit and catastrophic ratio where
+    they are given;
     ``tier`` and ``profile`` name what else is demanded; ``context`` travels to the report.
     """
 
     device: str = "auto"
-    max_pm_ratio: float = 1.5
-    spike_threshold: float = 2.0
+    max_pm_ratio: float | None = None
+    spike_threshold: float | None = None
     tier: str = "balanced"
     profile: str = "dev"
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -45,7 +45,10 @@ def resolve_plan(plan: MeasurementPlan, *, workers: int = 1) -> MeasurementPlan:
     """``plan`` with device, dtype and threads made concrete for one of ``workers`` workers."""
     device = resolve_device(plan.device)
     threads = plan.threads
-    if threads == "auto":
+    if threads == "auto" and plan.determinism == "strict":
+        # The number of threads changes the order of sums, and so the bits.
+        threads = 1
+    elif threads == "auto":
         threads = max(1, (os.cpu_count() or 1) // max(1, workers))
     return replace(plan, device=device, dtype=resolve_dtype(plan.dtype, device), threads=threads)
 

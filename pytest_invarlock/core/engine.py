@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,15 @@ from pytest_invarlock.bench.resident import Bench, Subject
 from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.core.determinism import device_identity, in_force, resolve_plan
 from pytest_invarlock.errors import InvarlockError, MeasurementError
-from pytest_invarlock.plan import ARMS, Arm
+from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.plan import ARMS, Arm, DataSource
 from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
 from pytest_invarlock.records import ArmLosses, Facts, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from invarlock_guards.measure.invariants import ModelStructure
 
     from pytest_invarlock.data import WindowSet
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
@@ -133,32 +136,47 @@ def _facts(
     comparable = subject.loaded.tokenizer_fingerprint == bench.baseline.tokenizer_fingerprint
     # Losses of another tokenizer's tokens are about other events: none are taken.
     losses = bench.subject_losses(subject, draw) if comparable else None
-    baseline = _identity(bench.baseline, bench.digests)
+    baseline = _identity(bench.baseline, bench.digests, bench.structure)
     return Facts(
         model=bench.pair.name,
         scenario=scenario.name,
         draw=draw,
         kind=scenario.kind,
         plan=_plan_document(
-            bench.plan.for_draw(draw),
+            _measured_plan(bench, draw, windows),
             bench.source_digest(draw),
             scenario,
             baseline,
             subject.loaded.checkpoint_digest,
         ),
         baseline=baseline,
-        subject=_identity(subject.loaded, subject.digests)
+        subject=_identity(subject.loaded, subject.digests, subject.structure)
         | ({"checkpoint_digest": None} if subject.edit is not None else {}),
         edit=subject.edit,
         data={
-            "digest": windows.digest,
+            "digest": bench.data_digest(draw),
             "seq_len": windows.seq_len,
             "n_documents": dict(windows.n_documents),
-            "notes": list(windows.notes),
+            "notes": [*bench.plan.notes, *windows.notes],
         },
         arms={} if losses is None else _arms(windows, baseline_losses, losses),
         guards=guards,
     )
+
+
+def _measured_plan(bench: Bench, draw: int, windows: WindowSet) -> MeasurementPlan:
+    """The plan with what windows given ready-made make of it."""
+    plan = bench.plan.for_draw(draw)
+    if not bench.is_given(draw):
+        return plan
+    selection = replace(
+        plan.windows,
+        seq_len=windows.seq_len,
+        stride=windows.seq_len,
+        preview_windows=len(windows.preview),
+        final_windows=len(windows.final),
+    )
+    return replace(plan, source=DataSource("given"), windows=selection)
 
 
 def _plan_document(
@@ -171,6 +189,7 @@ def _plan_document(
     return {
         **plan.document(source_digest=source_digest),
         "baseline_tensors": baseline.get("tensors_digest"),
+        "baseline_config": baseline.get("config_digest"),
         "subject": (
             scenario.edit.document() if scenario.edit is not None else {"checkpoint": checkpoint}
         ),
@@ -178,8 +197,9 @@ def _plan_document(
     }
 
 
-def _identity(loaded: Any, digests: Mapping[str, str]) -> dict[str, Any]:
+def _identity(loaded: Any, digests: Mapping[str, str], structure: ModelStructure) -> dict[str, Any]:
     return {
+        "config_digest": digest(dict(structure.config)),
         "tensors_digest": combined_digest(digests),
         "checkpoint_digest": loaded.checkpoint_digest,
         "tokenizer_fingerprint": loaded.tokenizer_fingerprint,

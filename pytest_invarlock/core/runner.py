@@ -82,6 +82,12 @@ class CoreRunner:
                 remedy=f"pass only: {', '.join(BUILT_IN_GUARDS)}",
                 code="UNKNOWN_GUARD",
             )
+        if model.training:
+            raise ConfigError(
+                "the model is in training mode, where dropout changes every loss",
+                remedy="call model.eval() first",
+                code="TRAINING_MODE",
+            )
         windows = window_set(calibration_data, preview_n, final_n, context_length(model))
         plan = _plan(model, windows)
         bench = Bench(Pair(MODEL, MODEL), plan)
@@ -165,12 +171,11 @@ def _policy(config: RunConfig, scenario: Scenario, guards: Sequence[str]) -> Dec
             "profile": Setting((config.profile,), "RunConfig.profile"),
         }
     )
-    limits = {
-        "primary_metric": {
-            "ratio_limit": config.max_pm_ratio,
-            "catastrophic_ratio": config.spike_threshold,
-        }
+    given = {
+        "ratio_limit": config.max_pm_ratio,
+        "catastrophic_ratio": config.spike_threshold,
     }
+    limits = {"primary_metric": {key: v for key, v in given.items() if v is not None}}
     expected = {(MODEL, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy(limits, settings, expected)
     return replace(policy, checks=(*guards, "primary_metric"))

@@ -33,7 +33,7 @@ ARM_SHARES: Mapping[str, float] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Window:
     """A span of one document's tokens.
 
@@ -51,7 +51,7 @@ class Window:
         return len(self.tokens) - self.first_scored
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WindowSet:
     """The windows of both arms, and what identifies the data they came from.
 
@@ -74,6 +74,15 @@ class WindowSet:
     def final(self) -> tuple[Window, ...]:
         """The final arm, on which the verdict rests."""
         return self.arms["final"]
+
+    def content_digest(self) -> str:
+        """``sha256:`` over what is measured: every window's tokens, scored span and document."""
+        content = hashlib.sha256()
+        for arm, windows in sorted(self.arms.items()):
+            for window in windows:
+                content.update(f"|{arm}|{window.first_scored}|{window.document}|".encode())
+                content.update(window.tokens.astype("<i4").tobytes())
+        return "sha256:" + content.hexdigest()
 
     def keyed_hashes(self, salt: bytes) -> dict[str, list[str]]:
         """HMAC-SHA-256 of each window under the run's salt, 32 hex digits, by arm."""

@@ -8,20 +8,25 @@ texts exactly, numbers to 1e-9.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jsonschema.validators import Draft202012Validator
-
-from pytest_invarlock.certificate import make_certificate
+from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import ConfigError, EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
+from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.strict_json import digest, loads
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, policy_from_document
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.decision_policy import (
+    DecisionPolicy,
+    policies_digest,
+    policy_from_document,
+)
+from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.records import Record, record_from_bytes
 from pytest_invarlock.verdict import decide_run
 
@@ -34,6 +39,8 @@ SCENARIOS = "metadata/scenarios.json"
 ENVIRONMENT = "metadata/environment.json"
 VERDICT = "results/final_verdict.json"
 VERDICT_TEXT = "results/final_verdict.txt"
+RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
+REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
 MAX_DOCUMENT_BYTES = 64 * 2**20
 TOLERANCE = 1e-9
 _SCHEMAS: Mapping[str, str] = {
@@ -58,9 +65,9 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
     """Findings of the schema stage: documents that are missing or do not satisfy their schema."""
     wanted = dict(_SCHEMAS)
     for name in pack.names():
-        if name.startswith("records/") and name.endswith(".record.json"):
+        if RECORD_NAME.fullmatch(name):
             wanted[name] = "record"
-        elif name.startswith("reports/") and name.endswith("/evaluation.report.json"):
+        elif REPORT_NAME.fullmatch(name):
             wanted[name] = "certificate"
     findings = []
     for path, schema_name in wanted.items():
@@ -77,7 +84,7 @@ def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | No
         value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
     except EvidenceError as error:
         return error.cause
-    broken = next(Draft202012Validator(schema(schema_name)).iter_errors(value), None)
+    broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
     if broken is None:
         return None
     return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"
@@ -85,29 +92,51 @@ def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | No
 
 def rederive_pack(pack: VerifiedPack) -> list[Finding]:
     """Findings of the semantic stage; hashes and schemas (`check_schemas`) hold already."""
-    policies_document = _document(pack, POLICY)
-    policies = {
-        key: policy
-        for policy in map(policy_from_document, policies_document["policies"])
-        for key in policy.expectations
-    }
+    documents = _document(pack, POLICY)["policies"]
+    try:
+        policies = {
+            key: policy
+            for policy in map(policy_from_document, documents)
+            for key in policy.expectations
+        }
+    except ConfigError as error:
+        return [Finding(error.code, Stage.SEMANTICS, POLICY, error.cause)]
     stated = _document(pack, VERDICT)
     planned = [PlannedScenario(**entry) for entry in _document(pack, SCENARIOS)["planned"]]
-    records: list[Record] = []
-    decisions: list[Decision] = []
-    findings: list[Finding] = []
-    for path in sorted(name for name in pack.names() if name.endswith(".record.json")):
+    if sorted(planned) != sorted(pack.manifest.header.planned):
+        return [
+            Finding(
+                "SEMANTIC_MISMATCH", Stage.SEMANTICS, SCENARIOS, "another set than the manifest's"
+            )
+        ]
+    judged: list[tuple[Record, Decision]] = []
+    findings = [_policy_note(policy) for policy in map(policy_from_document, documents)]
+    for path in filter(RECORD_NAME.fullmatch, pack.names()):
         try:
-            record, decision = _redecide(pack, path, policies)
+            judged.append(_redecide(pack, path, policies))
         except (EvidenceError, ConfigError) as error:
             findings.append(Finding(error.code, Stage.SEMANTICS, path, error.cause))
             continue
-        records.append(record)
-        decisions.append(decision)
-        findings += _compare_certificate(pack, record, policies, stated["run_id"])
-    findings += _compare_verdict(stated, planned, records, decisions, policies)
-    findings += _compare_manifest(pack, stated, planned, records, digest(policies_document))
-    return findings + _unexplained_reports(pack, records)
+        findings += _compare_certificate(pack, judged[-1][0], policies, stated["run_id"])
+    judged.sort(key=lambda entry: (entry[1].model, entry[1].scenario, entry[1].draw))
+    records = [record for record, _ in judged]
+    decisions = [decision for _, decision in judged]
+    findings += _compare_verdict(pack, stated, planned, records, decisions, policies)
+    findings += _compare_manifest(pack, stated, records, policies_digest(documents))
+    findings += _compare_scenarios(pack, records)
+    return findings + _unexplained_files(pack, records)
+
+
+def _policy_note(policy: DecisionPolicy) -> Finding:
+    """What was demanded, for the reader: a signed pack may have been judged by a lax policy."""
+    overrides = [key for key, origin in policy.provenance.items() if origin == "suite file"]
+    text = (
+        f"tier {policy.tier}, profile {policy.profile}, "
+        f"limit {policy.primary_metric.ratio_limit:g}, {policy.floors.documents} documents at least"
+    )
+    if overrides:
+        text += f"; set by the suite file: {', '.join(sorted(overrides))}"
+    return Finding("POLICY", Stage.SEMANTICS, POLICY, text, "note")
 
 
 def _document(pack: VerifiedPack, path: str) -> dict[str, Any]:
@@ -153,9 +182,16 @@ def _compare_certificate(
         return [Finding("REPORT_MISSING", Stage.SEMANTICS, path, "a record has no certificate")]
     policy = policies[(record.facts.model, record.facts.scenario)]
     expected = make_certificate(record, policy, run_id=run_id)
-    difference = first_difference(expected, _document(pack, path))
+    found = _document(pack, path)
+    difference = first_difference(expected, found)
     if difference is None:
-        return []
+        page = path.replace("evaluation.report.json", "report.md")
+        text = render_certificate_markdown(found).encode()
+        if page in pack.names() and pack.read(page) == text:
+            return []
+        return [
+            Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, page, "is not its certificate's text")
+        ]
     return [
         Finding(
             "SEMANTIC_MISMATCH",
@@ -167,6 +203,7 @@ def _compare_certificate(
 
 
 def _compare_verdict(
+    pack: VerifiedPack,
     stated: Mapping[str, Any],
     planned: Sequence[PlannedScenario],
     records: Sequence[Record],
@@ -193,7 +230,12 @@ def _compare_verdict(
     found = {key: value for key, value in stated.items() if key in expected}
     difference = first_difference(expected, found)
     if difference is None:
-        return []
+        text = verdict_file_text(verdict).encode()
+        if VERDICT_TEXT in pack.names() and pack.read(VERDICT_TEXT) == text:
+            return []
+        return [
+            Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, VERDICT_TEXT, "is not the verdict's text")
+        ]
     return [
         Finding(
             "SEMANTIC_MISMATCH",
@@ -207,7 +249,6 @@ def _compare_verdict(
 def _compare_manifest(
     pack: VerifiedPack,
     stated: Mapping[str, Any],
-    planned: Sequence[PlannedScenario],
     records: Sequence[Record],
     policy_digest: str,
 ) -> list[Finding]:
@@ -218,7 +259,6 @@ def _compare_manifest(
         "suite": stated["suite"],
         "plan_digest": combined_plan_digest(records),
         "policy_digest": policy_digest,
-        "planned": sorted((p.model, p.scenario, p.draws) for p in planned),
     }
     found: dict[str, Any] = {
         "verdict": header.verdict,
@@ -226,7 +266,6 @@ def _compare_manifest(
         "suite": header.suite,
         "plan_digest": header.plan_digest,
         "policy_digest": header.policy_digest,
-        "planned": sorted((p.model, p.scenario, p.draws) for p in header.planned),
     }
     return [
         Finding(
@@ -240,12 +279,33 @@ def _compare_manifest(
     ]
 
 
-def _unexplained_reports(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
-    explained = {report_path(record) for record in records}
+def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
+    """The scenarios as told beside what the records say was done."""
+    told = {entry["scenario"]: entry for entry in _document(pack, SCENARIOS)["scenarios"]}
+    findings = []
+    for facts in (record.facts for record in records):
+        entry = told.get(facts.scenario)
+        subject = facts.plan["subject"]
+        edit = subject if "name" in subject else None
+        if entry is None or entry["kind"] != facts.kind or entry["edit"] != edit:
+            text = f"scenario {facts.scenario!r} is not what its record says was measured"
+            findings.append(Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, SCENARIOS, text))
+    return findings
+
+
+def _unexplained_files(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
+    """A pack holds what its records need, and nothing beside it."""
+    explained = {POLICY, SCENARIOS, ENVIRONMENT, VERDICT, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES}
+    for record in records:
+        facts = record.facts
+        base = f"records/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}"
+        report = report_path(record)
+        explained |= {f"{base}.record.json", f"{base}.npz", report}
+        explained.add(report.replace("evaluation.report.json", "report.md"))
     return [
-        Finding("REPORT_WITHOUT_RECORD", Stage.SEMANTICS, name, "no record stands behind it")
+        Finding("UNEXPLAINED_FILE", Stage.SEMANTICS, name, "no record stands behind it")
         for name in pack.names()
-        if name.endswith("/evaluation.report.json") and name not in explained
+        if name not in explained
     ]
 
 

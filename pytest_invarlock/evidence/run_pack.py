@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key
@@ -19,11 +21,15 @@ from pytest_invarlock.evidence.rederive import (
     SCENARIOS,
     VERDICT,
     VERDICT_TEXT,
+    check_schemas,
     combined_plan_digest,
+    rederive_pack,
 )
-from pytest_invarlock.evidence.strict_json import digest, pretty
+from pytest_invarlock.evidence.strict_json import pretty
+from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
+from pytest_invarlock.policy.decision_policy import policies_digest
 from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
-from pytest_invarlock.run_text import markdown, verdict_text
+from pytest_invarlock.run_text import markdown
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -64,7 +70,12 @@ def write_reports(summary: RunSummary) -> None:
             write_json(folder / "evaluation.report.json", certificate)
             write_bytes(folder / "report.md", render_certificate_markdown(certificate).encode())
         write_json(summary.run.path / "final_verdict.json", summary.verdict_document())
-        write_bytes(summary.run.path / "final_verdict.txt", _verdict_lines(summary).encode())
+        text = (
+            f"no verdict: {summary.status}\n"
+            if summary.verdict is None
+            else verdict_file_text(summary.verdict)
+        )
+        write_bytes(summary.run.path / "final_verdict.txt", text.encode())
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
     except OSError as error:
         raise EvidenceError(
@@ -72,17 +83,6 @@ def write_reports(summary: RunSummary) -> None:
             remedy="free space or give another --invarlock-out; records that were written are kept",
             code="OUT_UNWRITABLE",
         ) from error
-
-
-def _verdict_lines(summary: RunSummary) -> str:
-    if summary.verdict is None:
-        return f"no verdict: {summary.status}\n"
-    lines = [summary.verdict.verdict, *(
-        f"{'holds' if rule.passed else 'BROKEN'}  {rule.name}: {rule.text}"
-        for rule in summary.verdict.requirements
-    )]  # fmt: skip
-    broken = verdict_text(summary.verdict)
-    return "\n".join([*lines, *([broken] if broken else [])]) + "\n"
 
 
 def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
@@ -101,9 +101,26 @@ def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
         verdict=summary.verdict.verdict,
         planned=summary.planned,
         plan_digest=combined_plan_digest(summary.records),
-        policy_digest=digest(policies),
+        policy_digest=policies_digest(summary.policy_documents()),
     )
-    return seal_pack(summary.run.pack, _files(summary, policies), header, key)
+    sealed = seal_pack(summary.run.pack, _files(summary, policies), header, key)
+    _check_own_pack(sealed)
+    return sealed
+
+
+def _check_own_pack(sealed: SealedPack) -> None:
+    """A pack that its own verifier refuses must not leave: that would be a defect of ours."""
+    pinned = (sealed.fingerprint,) if sealed.fingerprint else ()
+    options = VerifyOptions(expected_fingerprints=pinned, allow_unsigned=sealed.fingerprint is None)
+    report = verify_pack(sealed.path, options, rederive_pack, check_schemas)
+    if not report.ok:
+        first = report.findings[0]
+        shutil.rmtree(sealed.path)
+        raise EvidenceError(
+            f"the pack that was made does not verify: {first.path}: {first.message}",
+            remedy="report this; records and reports are kept",
+            code="PACK_SELF_CHECK",
+        )
 
 
 def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | Path]:

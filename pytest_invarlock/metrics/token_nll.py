@@ -21,7 +21,7 @@ MAX_LOGITS_ELEMENTS = 1 << 24
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Batch:
     """Windows of like length, padded on the right.
 

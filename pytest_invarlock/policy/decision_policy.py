@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.evidence.strict_json import digest
 
 POLICY_FORMAT = "invarlock-policy-v1"
 KNOWN_CHECKS = ("invariants", "primary_metric")
@@ -124,8 +125,23 @@ class DecisionPolicy:
         }
 
 
+def policies_digest(documents: Sequence[Mapping[str, Any]]) -> str:
+    """The digest of a run's policies: of the one policy, or of the list where there are more."""
+    return digest(documents[0] if len(documents) == 1 else list(documents))
+
+
 def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
-    """Rebuild a policy from the (schema-checked) form that `DecisionPolicy.document` writes."""
+    """Rebuild a policy from the (schema-checked) form that `DecisionPolicy.document` writes.
+
+    Raises ConfigError where a guard among the checks has no mode.
+    """
+    for check in document["checks"]:
+        if check != "primary_metric" and check not in document["modes"]:
+            raise ConfigError(
+                f"the policy demands {check} and gives it no mode",
+                remedy="do not use this policy",
+                code="POLICY_MODE",
+            )
     return DecisionPolicy(
         tier=document["tier"],
         profile=document["profile"],

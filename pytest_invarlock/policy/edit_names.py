@@ -49,6 +49,20 @@ def check_edit(edit: EditSpec, document: YamlDocument, path: KeyPath) -> None:
         )
 
 
+def edit_problem(edit: EditSpec) -> tuple[str, str] | None:
+    """What is wrong with an edit's name or parameters, and the remedy; None where nothing is."""
+    known = edit_names()
+    if edit.name not in known:
+        return f"no edit is named {edit.name!r}", nearest(edit.name, known, "edit")
+    properties = sorted(schema("edits")["$defs"][edit.name]["properties"])
+    for key in edit.parameters:
+        if key not in properties:
+            takes = nearest(key, properties, "parameter") if properties else "it takes none"
+            return f"{edit.name} has no parameter {key!r}", takes
+    problem = parameter_problem(edit)
+    return None if problem is None else (f"{edit.name}: {problem}", "mend its parameters")
+
+
 def parameter_problem(edit: EditSpec) -> str | None:
     """What is wrong with the parameters of a known edit, in a phrase; None where nothing is."""
     error = next(

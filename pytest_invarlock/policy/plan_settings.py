@@ -34,10 +34,8 @@ def resolve_profile(value: Mapping[str, Any], settings: Settings) -> Profile:
     return load_profile(settings.choice("profile", PROFILES) or str(value.get("profile", default)))
 
 
-def build_plan(
-    value: Mapping[str, Any], settings: Settings, folder: Path
-) -> tuple[MeasurementPlan, tuple[str, ...]]:
-    """The measurement plan of a suite document (or of ``{}``) and notes for the user.
+def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> MeasurementPlan:
+    """The measurement plan of a suite document (or of ``{}``), with notes for the user.
 
     ``folder`` is where relative file names of the document are looked for.
     """
@@ -47,15 +45,10 @@ def build_plan(
     source, notes = _source(dataset, settings, profile, folder)
     seq_len = settings.number("seq-len", minimum=33) or dataset.get("seq_len", DEFAULT_SEQ_LEN)
     stride = settings.number("stride") or dataset.get("stride", seq_len)
-    threads_text = settings.text("threads")
-    threads = (
-        settings.number("threads")
-        if threads_text not in (None, "auto")
-        else ("auto" if threads_text == "auto" else run.get("threads", "auto"))
-    )
-    batch = settings.number("batch") if settings.text("batch") not in (None, "auto") else None
+    threads = _auto_or_number(settings, "threads", run.get("threads"), "auto")
+    batch = _auto_or_number(settings, "batch", run.get("batch_tokens"), DEFAULT_BATCH_TOKENS)
     _check_arms(dataset, settings, profile)
-    plan = MeasurementPlan(
+    return MeasurementPlan(
         source=source,
         windows=WindowSelection(
             seq_len=seq_len,
@@ -75,9 +68,19 @@ def build_plan(
             settings.choice("determinism", ("throughput", "strict"))
             or run.get("determinism", profile.determinism),
         ),
-        batch_tokens=batch or run.get("batch_tokens", DEFAULT_BATCH_TOKENS),
+        batch_tokens=batch,
+        notes=notes,
     )  # fmt: skip
-    return plan, notes
+
+
+def _auto_or_number(settings: Settings, name: str, in_file: Any, automatic: Any) -> Any:
+    """A number somewhere, else what ``auto`` means; ``auto`` as a setting beats the file too."""
+    if settings.text(name) == "auto":
+        return automatic
+    given = settings.number(name)
+    if given is not None:
+        return given
+    return automatic if in_file in (None, "auto") else in_file
 
 
 def _check_arms(dataset: Mapping[str, Any], settings: Settings, profile: Profile) -> None:
@@ -117,7 +120,7 @@ def _source(
             text_field=dataset.get("text_field", "text"),
             id_field=dataset.get("id_field"),
         ), ()
-    if profile.name in ("ci", "release"):
+    if profile.name != "dev":
         raise ConfigError(
             f"no evaluation data is named, and profile {profile.name} takes no stand-in",
             remedy="give --invarlock-dataset=local_jsonl:FILE, or pydoc for the shipped text",
@@ -151,6 +154,10 @@ def build_policy(
     provenance = dict(tier.provenance)
     for block in ("primary_metric", "floors", "guards"):
         provenance |= {f"{block}.{key}": "suite file" for key in value.get(block, {})}
+    if "bootstrap_replicates" in value:
+        provenance["bootstrap_replicates"] = "suite file"
+    if named:
+        provenance["tier"] = settings.made["tier"].origin
     return DecisionPolicy(
         tier=tier.name,
         profile=profile.name,

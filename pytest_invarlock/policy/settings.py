@@ -23,6 +23,7 @@ class SettingSpec:
     default: str = ""
     repeatable: bool = False
     flag: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def dest(self) -> str:
@@ -42,23 +43,31 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("model", "MODEL", "Replace the suite's models; may repeat", repeatable=True),
     SettingSpec("scenario", "ID", "Run a suite of just this scenario; may repeat", repeatable=True),
     SettingSpec("tier", "NAME|FILE", "Limits: conservative, balanced, aggressive", "balanced"),
-    SettingSpec("profile", "NAME", "Counts: dev, ci_cpu, ci, release", "ci under CI, else dev"),
+    SettingSpec("profile", "NAME", "Counts: dev, ci_cpu, ci, release", "ci under CI, else dev",
+                choices=("dev", "ci_cpu", "ci", "release")),
     SettingSpec("dataset", "KIND[:FILE]", "Data: pydoc, or local_jsonl:FILE", "suite's"),
     SettingSpec("preview-windows", "N", "Windows of the preview arm", "profile's"),
     SettingSpec("final-windows", "N", "Windows of the final arm", "profile's"),
     SettingSpec("seq-len", "TOKENS", "Tokens of a window", "512"),
     SettingSpec("stride", "TOKENS", "Tokens from one window to the next", "seq-len"),
     SettingSpec("batch", "TOKENS|auto", "Tokens of one forward pass", "auto"),
-    SettingSpec("kind", "KIND", "Declared kind of change of a compared subject", "any"),
+    SettingSpec("kind", "KIND", "Declared kind of change of a compared subject", "any",
+                choices=("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge",
+                         "reparametrized")),
     SettingSpec("repeats", "N", "Draws of windows per scenario", "1"),
     SettingSpec("out", "DIR", "Everything written goes under here", "invarlock-out"),
     SettingSpec("signing-key", "FILE|auto|none", "Ed25519 key that signs the pack", "auto"),
-    SettingSpec("device", "NAME", "auto, cpu, cuda, mps", "auto"),
-    SettingSpec("dtype", "NAME", "auto, float32, bfloat16, float16, float64", "auto"),
+    SettingSpec("device", "NAME", "auto, cpu, cuda, mps", "auto",
+                choices=("auto", "cpu", "cuda", "mps")),
+    SettingSpec("dtype", "NAME", "auto, float32, bfloat16, float16, float64", "auto",
+                choices=("auto", "float32", "bfloat16", "float16", "float64")),
     SettingSpec("threads", "auto|N", "CPU threads of a worker", "auto"),
-    SettingSpec("determinism", "MODE", "throughput or strict", "profile's"),
-    SettingSpec("on-inconclusive", "WORD", "fail or xfail", "fail"),
-    SettingSpec("progress", "MODE", "auto, line, plain, off", "auto"),
+    SettingSpec("determinism", "MODE", "throughput or strict", "profile's",
+                choices=("throughput", "strict")),
+    SettingSpec("on-inconclusive", "WORD", "fail or xfail", "fail",
+                choices=("fail", "xfail")),
+    SettingSpec("progress", "MODE", "auto, line, plain, off", "auto",
+                choices=("auto", "line", "plain", "off")),
     SettingSpec("allow-network", "", "Let Hub clients use the network", "off", flag=True),
     SettingSpec("no-pack", "", "Write no evidence pack", "off", flag=True),
     SettingSpec("list-suites", "", "List the shipped suites and exit", "off", flag=True),
@@ -80,6 +89,14 @@ class Settings:
 
     made: Mapping[str, Setting] = field(default_factory=dict)
     in_ci: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for a flag that is neither on nor off, or a word that is no choice."""
+        for name in self.made:
+            if SPECS[name].flag:
+                self.flag(name)
+            elif SPECS[name].choices:
+                self.choice(name, SPECS[name].choices)
 
     def text(self, name: str) -> str | None:
         """The value of a setting, or None where nobody made it."""

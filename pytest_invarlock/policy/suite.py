@@ -49,7 +49,11 @@ class Suite:
     plan: MeasurementPlan
     policy: DecisionPolicy
     draws: int = 1
-    notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, for the user."""
+        return self.plan.notes
 
     def expectation(self, pair: Pair, scenario: Scenario) -> Expectation:
         """What ``scenario`` of ``pair`` must show."""
@@ -140,7 +144,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         (pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)
         for scenario in scenarios
     }
-    plan, notes = build_plan({}, settings, rootpath)
+    plan = build_plan({}, settings, rootpath)
     return Suite(
         name=COMPARE,
         node_prefix=f"invarlock/{COMPARE}",
@@ -150,7 +154,6 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         plan=plan,
         policy=build_policy({}, settings, expectations),
         draws=settings.number("repeats") or 1,
-        notes=notes,
     )
 
 
@@ -176,6 +179,13 @@ def _unique(labels: list[str]) -> list[str]:
     return unique
 
 
+def _located(reference: str, folder: Path) -> str:
+    """A model reference of a suite file: ``./`` and ``../`` start at the file's folder."""
+    if reference.startswith(("./", "../")):
+        return str((folder / reference).resolve())
+    return reference
+
+
 def _shipped_path(name: str) -> Path:
     from importlib.resources import files
 
@@ -185,20 +195,22 @@ def _shipped_path(name: str) -> Path:
 def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) -> Suite:
     check_document(document, "suite")
     value = document.value
-    models = list(settings.texts("model")) or value["models"]
+    models = list(settings.texts("model")) or [
+        _located(model, path.parent) for model in value["models"]
+    ]
     pairs = tuple(
         Pair(label, reference)
         for label, reference in zip(
             _unique([display_name(model) for model in models]), models, strict=True
         )
     )
-    scenarios = _selected(document, settings)
+    scenarios = _selected(document, settings, path.parent)
     check_distinct((pair.name for pair in pairs), "model")
     check_distinct((scenario.name for scenario, _ in scenarios), "scenario")
     expectations = {
         (pair.name, scenario.name): expected for pair in pairs for scenario, expected in scenarios
     }
-    plan, notes = build_plan(value, settings, path.parent)
+    plan = build_plan(value, settings, path.parent)
     return Suite(
         name=value["name"],
         node_prefix=prefix,
@@ -208,13 +220,15 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         plan=plan,
         policy=build_policy(value, settings, expectations, path.parent),
         draws=settings.number("repeats") or value.get("run", {}).get("repeats", 1),
-        notes=notes,
     )
 
 
-def _selected(document: YamlDocument, settings: Settings) -> list[tuple[Scenario, Expectation]]:
+def _selected(
+    document: YamlDocument, settings: Settings, folder: Path
+) -> list[tuple[Scenario, Expectation]]:
     parsed = [
-        _scenario(document, index, entry) for index, entry in enumerate(document.value["scenarios"])
+        _scenario(document, index, entry, folder)
+        for index, entry in enumerate(document.value["scenarios"])
     ]
     ids = [scenario.name for scenario, _ in parsed]
     for index, name in enumerate(ids):
@@ -236,7 +250,7 @@ def _selected(document: YamlDocument, settings: Settings) -> list[tuple[Scenario
 
 
 def _scenario(
-    document: YamlDocument, index: int, entry: dict[str, Any]
+    document: YamlDocument, index: int, entry: dict[str, Any], folder: Path
 ) -> tuple[Scenario, Expectation]:
     from pytest_invarlock.policy.edit_names import check_edit
 
@@ -245,7 +259,10 @@ def _scenario(
         edit = EditSpec(entry["edit"]["name"], dict(entry["edit"].get("plan") or {}))
         check_edit(edit, document, ("scenarios", index, "edit"))
     scenario = Scenario(
-        entry["id"], edit=edit, subject=entry.get("subject"), kind=entry.get("kind", "any")
+        entry["id"],
+        edit=edit,
+        subject=_located(entry["subject"], folder) if "subject" in entry else None,
+        kind=entry.get("kind", "any"),
     )
     strictness = Strictness(entry["strictness"])
     detectors = entry.get("detectors", {})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_invarlock.run_text import verdict_text
+from pytest_invarlock.certificate.verdict_text import verdict_text
 
 if TYPE_CHECKING:
     from pytest_invarlock.run_summary import RunSummary

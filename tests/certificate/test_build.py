@@ -49,15 +49,15 @@ POLICY = DecisionPolicy(
 def identity(tensors: str) -> dict[str, Any]:
     return {
         "tensors_digest": tensors, "checkpoint_digest": None, "tokenizer_fingerprint": SHA,
-        "revision": None, "architecture": "LlamaForCausalLM",
+        "revision": None, "architecture": "LlamaForCausalLM", "config_digest": SHA,
     }  # fmt: skip
 
 
-def arm(change: float, sd: float) -> ArmLosses:
+def arm(change: float, sd: float, first_document: int = 0) -> ArmLosses:
     generator = np.random.default_rng(4)
     baseline = generator.uniform(2, 4, N) * TOKENS
     return ArmLosses(
-        np.arange(N), np.full(N, TOKENS), baseline,
+        np.arange(N) + first_document, np.full(N, TOKENS), baseline,
         baseline + TOKENS * (change + sd * generator.normal(size=N)),
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
             },
             "guards": ["invariants"], "metric": "ppl_causal", "device": "cpu", "dtype": "float32",
             "threads": 1, "determinism": "strict", "batch_tokens": 8192, "draw": 0,
-            "baseline_tensors": SHA, "subject": {"name": "quant_rtn", "parameters": {"bitwidth": 8}},
+            "baseline_tensors": SHA, "baseline_config": SHA, "subject": {"name": "quant_rtn", "parameters": {"bitwidth": 8}},
             "code": SHA,
         },
         "baseline": identity(SHA), "subject": identity(OTHER),
@@ -84,7 +84,7 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
         },
         "data": {"digest": SHA, "seq_len": TOKENS + 1, "n_documents": {"preview": N, "final": N},
                  "notes": []},
-        "arms": {"preview": arm(change, sd), "final": arm(change, sd)},
+        "arms": {"preview": arm(change, sd, N), "final": arm(change, sd)},
         "guards": {"invariants": INVARIANTS}, "error": None,
     }  # fmt: skip
     return Record(Facts(**stated | replaced))

@@ -37,7 +37,8 @@ def nothing_half_written(repository) -> bool:
 
 def failed_with(repository, result: pytest.RunResult, message: str) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert f"ERROR: {message}" in result.stdout.str()
+    shown = message.replace(f"{repository.path}/", "")
+    assert f"ERROR: {shown}" in result.stdout.str()
     assert "Traceback" not in result.stdout.str()
     assert repository.verdict()["verdict"] == "FAIL"
     assert nothing_half_written(repository)
@@ -136,17 +137,16 @@ def test_a_signing_key_that_others_may_read(repository):
     assert not repository.runs
 
 
-def test_a_user_key_that_others_may_read_keeps_records_and_seals_nothing(repository):
+def test_a_user_key_that_others_may_read_is_found_before_anything_is_measured(repository):
     suite = repository.suite("noop")
     repository.run(suite)
     from pytest_invarlock.evidence.keys import user_signing_key_path
 
     user_signing_key_path().chmod(0o640)
     result = repository.run(suite)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["ERROR: *chmod 600*"])
-    assert repository.digests()
-    assert not (repository.latest / "evidence_pack").exists()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--invarlock-signing-key: *chmod 600*"])
+    assert len(repository.runs) == 1
 
 
 def test_nan_weights_in_a_compared_subject_fail_by_name(repository, model):

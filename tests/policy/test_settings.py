@@ -126,14 +126,15 @@ def test_ci_changes_nothing_but_what_hangs_on_the_profile(tmp_path: Path) -> Non
 
 def test_settings_beat_the_suite_file_and_that_the_profile(tmp_path: Path) -> None:
     value = {"dataset": {"provider": "pydoc", "preview_n": 70, "final_n": 70, "seq_len": 100}}
-    plan, notes = build_plan(value, collected(), tmp_path)
+    plan = build_plan(value, collected(), tmp_path)
+    notes = plan.notes
     assert (plan.windows.preview_windows, plan.windows.seq_len, plan.windows.stride) == (
         70,
         100,
         100,
     )
     assert notes == ()
-    plan, _ = build_plan(
+    plan = build_plan(
         value,
         collected({"invarlock_preview_windows": "5", "invarlock_final_windows": "5",
                    "invarlock_seq_len": "64", "invarlock_stride": "1000"}),
@@ -161,7 +162,8 @@ def test_profiles_for_evidence_take_no_stand_in_for_data(tmp_path: Path, profile
 
 
 def test_dev_takes_the_shipped_text_and_says_so(tmp_path: Path) -> None:
-    plan, notes = build_plan({}, collected(), tmp_path)
+    plan = build_plan({}, collected(), tmp_path)
+    notes = plan.notes
     assert plan.source.provider == "pydoc"
     assert len(notes) == 1
     assert "pydoc" in notes[0]
@@ -175,7 +177,7 @@ def test_an_unknown_dataset_setting_is_refused(tmp_path: Path, text: str) -> Non
 
 def test_a_relative_file_of_the_document_is_looked_for_beside_it(tmp_path: Path) -> None:
     value = {"dataset": {"provider": "local_jsonl", "file": "t.jsonl", "id_field": "doc"}}
-    plan, _ = build_plan(value, collected(), tmp_path)
+    plan = build_plan(value, collected(), tmp_path)
     assert plan.source.location == str(tmp_path / "t.jsonl")
     assert plan.source.id_field == "doc"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from invarlock_guards.contract import Guard, GuardResult
 from invarlock_guards.judge.invariants import judge_invariants
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from invarlock_guards.contract import GuardEvidence
 
@@ -26,6 +27,9 @@ IGNORED_CONFIG_KEYS = frozenset(
 """Config keys that do not change the computed function; file layout and generation defaults."""
 
 
+SHOWN_CONFIG_LENGTH = 80
+
+
 @dataclass(frozen=True, slots=True)
 class ModelStructure:
     """What the invariants guard remembers of one model.
@@ -33,7 +37,7 @@ class ModelStructure:
     ``tensors`` maps each name to (shape, dtype); ``ties`` are groups of names that share storage;
     ``config`` holds the keys that change the computed function, as text; ``tokenizer`` is a
     fingerprint, or None where the model came without one; ``non_finite`` counts NaN and infinite
-    elements by tensor.
+    elements by tensor; ``unread`` names tensors of the checkpoint that the architecture left out.
     """
 
     tensors: Mapping[str, tuple[tuple[int, ...], str]]
@@ -42,9 +46,12 @@ class ModelStructure:
     tokenizer: str | None
     non_finite: Mapping[str, int]
     n_parameters: int
+    unread: frozenset[str] = frozenset()
 
 
-def read_structure(model: torch.nn.Module, tokenizer_fingerprint: str | None) -> ModelStructure:
+def read_structure(
+    model: torch.nn.Module, tokenizer_fingerprint: str | None, unread: Iterable[str] = ()
+) -> ModelStructure:
     """Read the structure of ``model``; reads every element once, for finiteness."""
     state = model.state_dict(keep_vars=True)
     groups: dict[tuple[object, ...], list[str]] = {}
@@ -64,6 +71,7 @@ def read_structure(model: torch.nn.Module, tokenizer_fingerprint: str | None) ->
             names[0]: count for names in distinct if (count := count_non_finite(state[names[0]]))
         },
         n_parameters=sum(state[names[0]].numel() for names in distinct),
+        unread=frozenset(unread),
     )
 
 
@@ -102,6 +110,10 @@ def measure_invariants(baseline: ModelStructure, subject: ModelStructure) -> Gua
         "unexpected": [
             _difference(name, "absent", "present")
             for name in sorted(set(subject.tensors) - set(baseline.tensors))
+        ]
+        + [
+            _difference(name, "absent", "present and not read by the architecture")
+            for name in sorted(subject.unread - baseline.unread)
         ],
         "shape_changes": _changes(baseline, subject, shared, 0),
         "dtype_changes": _changes(baseline, subject, shared, 1),
@@ -119,7 +131,7 @@ def measure_invariants(baseline: ModelStructure, subject: ModelStructure) -> Gua
             for t in sorted(subject.ties - baseline.ties)
         ],
         "config_changes": [
-            _difference(key, baseline.config.get(key, "absent"), subject.config.get(key, "absent"))
+            _difference(key, _shown(baseline.config.get(key)), _shown(subject.config.get(key)))
             for key in sorted(set(baseline.config) | set(subject.config))
             if baseline.config.get(key) != subject.config.get(key)
         ],
@@ -129,6 +141,15 @@ def measure_invariants(baseline: ModelStructure, subject: ModelStructure) -> Gua
             else [_difference("tokenizer", str(baseline.tokenizer), str(subject.tokenizer))]
         ),
     }
+
+
+def _shown(value: str | None) -> str:
+    """A config value as evidence may hold it: nothing long, and nothing that may be a path."""
+    if value is None:
+        return "absent"
+    if len(value) <= SHOWN_CONFIG_LENGTH and "/" not in value and "\\" not in value:
+        return value
+    return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
 
 
 def _changes(

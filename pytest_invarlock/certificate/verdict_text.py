@@ -1,0 +1,34 @@
+"""A run's verdict as text: ``final_verdict.txt``, and what broke it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_invarlock.verdict import RunVerdict
+
+MAX_FAILURES_SHOWN = 10
+
+
+def verdict_file_text(verdict: RunVerdict) -> str:
+    """``final_verdict.txt``: the word, every requirement, and what broke those that do not hold."""
+    lines: list[str] = [verdict.verdict]
+    lines += [
+        f"{'holds' if rule.passed else 'BROKEN'}  {rule.name}: {rule.text}"
+        for rule in verdict.requirements
+    ]
+    broken = verdict_text(verdict)
+    return "\n".join([*lines, *([broken] if broken else [])]) + "\n"
+
+
+def verdict_text(verdict: RunVerdict) -> str:
+    """The verdict and every broken requirement with what broke it."""
+    lines = []
+    for rule in verdict.requirements:
+        if not rule.passed:
+            lines.append(f"{verdict.verdict}: requirement {rule.name}: {rule.text}")
+            shown = rule.failures[:MAX_FAILURES_SHOWN]
+            lines += [f"  {f['model']} {f['scenario']}: {f['reason']}" for f in shown]
+            if len(rule.failures) > len(shown):
+                lines.append(f"  and {len(rule.failures) - len(shown)} more")
+    return "\n".join(lines)
