@@ -150,8 +150,9 @@ def test_a_constant_change_at_the_limit_passes_and_beyond_it_fails() -> None:
     assert metric(facts(np.full(64, math.log(1.10) + 1e-9))).outcome is Outcome.FAIL
 
 
-def test_a_ratio_beyond_two_is_catastrophic_whatever_the_floors() -> None:
-    check = metric(facts(np.full(3, math.log(2.01))))
+def test_a_ratio_beyond_two_is_catastrophic_above_the_floors() -> None:
+    assert metric(facts(np.full(3, math.log(2.01)))).reason == "below_floor"
+    check = metric(facts(np.full(64, math.log(2.01))))
     assert (check.outcome, check.reason) == (Outcome.FAIL, "catastrophic_spike")
     assert metric(facts(np.full(64, math.log(1.99)))).reason == "beyond_limit"
 
@@ -163,11 +164,10 @@ def test_a_ratio_beyond_two_is_catastrophic_whatever_the_floors() -> None:
         (lambda d: facts(np.full(18, d)), Floors(20, 2.0, None), "18 documents, 20 are needed"),
         (
             lambda d: facts(
-                arms={"final": ArmLosses(
+                arms={"preview": arm(np.full(40, d)), "final": ArmLosses(
                     np.arange(40), np.array([10_000] + [127] * 39),
                     np.full(40, 300.0), np.full(40, 300.0) + d * np.array([10_000] + [127] * 39),
                 )},
-                plan={"windows": {"preview_windows": 40, "final_windows": 40}},
             ),
             Floors(20, 10.0, None), "effective documents, 10 are needed",
         ),
@@ -182,10 +182,9 @@ def test_below_a_floor_nothing_is_concluded(
     the_facts: Any, floors: Floors, words: str, damage: float
 ) -> None:
     if words == "tokens":
-        # The floor is capped at .8 of what was planned: plan more than was measured.
+        # The floor is capped at .8 of what the windows can hold: theirs are far from full.
         measured = the_facts(damage)
-        the_plan = {"windows": {"preview_windows": 100, "final_windows": 100}}
-        measured = replace(measured, plan=the_plan)
+        measured = replace(measured, data=dict(measured.data) | {"seq_len": 1024})
         words = f"{64 * 2 * TOKENS} tokens, {64 * 2 * TOKENS + 1} are needed"
     else:
         measured = the_facts(damage)
@@ -268,7 +267,13 @@ def test_other_tensors_with_the_same_losses_pass_only_above_the_floors() -> None
 
 def test_a_single_document_decides_nothing() -> None:
     check = metric(
-        facts(np.full(6, 0.01), arms={"final": arm(np.full(6, 0.01), documents=[0] * 6)})
+        facts(
+            np.full(6, 0.01),
+            arms={
+                "preview": arm(np.full(6, 0.01)),
+                "final": arm(np.full(6, 0.01), documents=[0] * 6),
+            },
+        )
     )
     assert check.outcome is Outcome.INCONCLUSIVE
     assert check.text.startswith("INCONCLUSIVE")

@@ -168,7 +168,8 @@ SPARSE[3] = 60.0
 def sparse() -> Record:
     flat = arm(0.0, 0.0)
     rare = replace(flat, subject_nll=flat.baseline_nll + SPARSE)
-    return record(arms={"preview": rare, "final": rare})
+    apart = replace(rare, documents=rare.documents + N)
+    return record(arms={"preview": apart, "final": rare})
 
 
 def non_finite() -> Record:

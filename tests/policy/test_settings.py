@@ -208,4 +208,4 @@ def test_on_inconclusive_is_part_of_the_policy_and_checked() -> None:
 @pytest.mark.parametrize(("text", "threads"), [("3", 3), ("auto", "auto")])
 def test_threads_are_a_number_or_auto(tmp_path: Path, text: str, threads: object) -> None:
     settings = collected({"invarlock_threads": text, "invarlock_dataset": "pydoc"})
-    assert build_plan({"run": {"threads": 2}}, settings, tmp_path)[0].threads == threads
+    assert build_plan({"run": {"threads": 2}}, settings, tmp_path).threads == threads

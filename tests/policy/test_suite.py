@@ -177,7 +177,9 @@ def test_a_suite_file_comes_to_pairs_times_scenarios(tmp_path: Path) -> None:
     cut, look = suite.scenarios[1:]
     assert cut.edit is not None
     assert cut.edit.document() == {"name": "magnitude_prune", "parameters": {"sparsity": 0.7}}
-    assert (look.subject, look.kind, look.edit) == ("./elsewhere", "quantize8", None)
+    assert (look.subject, look.kind, look.edit) == (
+        str((tmp_path / "elsewhere").resolve()), "quantize8", None,
+    )  # fmt: skip
     expected = suite.expectation(suite.pairs[0], cut)
     assert (expected.strictness, expected.category) == (Strictness.MUST_FAIL, "stress")
     assert expected.detectors_any == ("primary_metric",)
