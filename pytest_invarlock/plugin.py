@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_invarlock.policy.settings import SETTINGS
+from pytest_invarlock.policy.settings import SETTINGS, collect_settings
 from pytest_invarlock.stash import ACTIVATION, CONTROLLER
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """``--invarlock-list-suites`` prints and ends the session."""
+    settings = collect_settings(config.getoption, config.getini, os.environ)
+    if settings.text("list-suites") in (None, "false"):
+        return None
     from pytest_invarlock.reporting.suites import list_suites
 
-    return list_suites(config) if config.getoption("invarlock_list_suites") else None
+    return list_suites()
 
 
 @pytest.hookimpl(tryfirst=True)
