@@ -114,7 +114,8 @@ def test_ctrl_c_keeps_records_and_seals_nothing(repository):
 
 @pytest.mark.parametrize("flag", ["-q", "-v", "-n2"])
 def test_without_a_terminal_progress_garbles_nothing(repository, flag):
-    result = repository.run_apart(repository.suite("noop"), flag)
+    run = repository.run_apart if flag == "-n2" else repository.run
+    result = run(repository.suite("noop"), flag)
     assert result.ret == pytest.ExitCode.OK
     assert "windows" not in result.stdout.str().replace("windows_", "")
     assert "\r" not in result.stdout.str()
@@ -195,7 +196,7 @@ def test_a_progress_report_reaches_the_controller_from_a_worker(repository):
 
 @pytest.mark.parametrize("absent", ["xdist", "terminal", "cacheprovider", "junitxml"])
 def test_the_plugin_works_without_other_plugins(repository, absent):
-    result = repository.run_apart(repository.suite("noop"), "-p", f"no:{absent}", "-W", "error")
+    result = repository.run(repository.suite("noop"), "-p", f"no:{absent}", "-W", "error")
     assert result.ret == pytest.ExitCode.OK
     assert repository.verdict()["verdict"] == "PASS"
 
