@@ -114,7 +114,7 @@ def _check_own_pack(sealed: SealedPack) -> None:
     options = VerifyOptions(expected_fingerprints=pinned, allow_unsigned=sealed.fingerprint is None)
     report = verify_pack(sealed.path, options, rederive_pack, check_schemas)
     if not report.ok:
-        first = report.findings[0]
+        first = next(finding for finding in report.findings if finding.level == "error")
         shutil.rmtree(sealed.path)
         raise EvidenceError(
             f"the pack that was made does not verify: {first.path}: {first.message}",
