@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.certificate import make_certificate
-from pytest_invarlock.decision import CheckDecision, Decision
+from pytest_invarlock.decision import CheckDecision, Decision, worst_outcome
 from pytest_invarlock.items import CheckFailure
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pytest_invarlock.plan import EditSpec
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Record
+
+
+CHECKS_OF_LOSSES = ("primary_metric", "drift", "tail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,35 @@ class CheckView:
 
 @dataclass(frozen=True, repr=False)
 class MeasuredComparison:
-    """A record, the decision on it, and its certificate."""
+    """The records of a comparison, one for each draw of windows, and the decision on each.
 
-    record: Record
-    decision: Decision
+    ``record``, ``decision``, ``certificate``, ``primary_metric`` and ``guards`` are of the first
+    draw; ``assert_passes`` judges all of them.
+    """
+
+    records: tuple[Record, ...]
+    decisions: tuple[Decision, ...]
     policy: DecisionPolicy
     run_id: str
 
+    @property
+    def record(self) -> Record:
+        """The first draw's record."""
+        return self.records[0]
+
+    @property
+    def decision(self) -> Decision:
+        """The decision on the first draw."""
+        return self.decisions[0]
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome of any draw, as a word."""
+        return worst_outcome(decision.outcome for decision in self.decisions).value
+
     @cached_property
     def certificate(self) -> dict[str, Any]:
-        """The certificate, as plain JSON values."""
+        """The certificate of the first draw, as plain JSON values."""
         return make_certificate(self.record, self.policy, run_id=self.run_id)
 
     @property
@@ -92,24 +114,37 @@ class MeasuredComparison:
         return CheckView(self.decision.check("primary_metric"))
 
     @property
+    def checks(self) -> dict[str, CheckView]:
+        """Every check that the policy demands, by name: the metric, drift, tail and guards."""
+        return {check.check: CheckView(check) for check in self.decision.checks}
+
+    @property
     def guards(self) -> dict[str, CheckView]:
         """Each guard's check, by name."""
         return {
-            check.check: CheckView(check)
-            for check in self.decision.checks
-            if check.check != "primary_metric"
+            name: check for name, check in self.checks.items() if name not in CHECKS_OF_LOSSES
         }
+
+    @property
+    def draws(self) -> int:
+        """How many draws of windows were measured."""
+        return len(self.records)
 
     def assert_passes(self) -> None:
         """Fail the test unless every check came to PASS or WARN, showing each that did not."""
         __tracebackhide__ = True
         problems = [
-            f"{check.outcome.value} {check.check}: {check.text}"
-            for check in self.decision.checks
+            f"{check.outcome.value} {check.check}{_of_draw(decision, self.draws)}: {check.text}"
+            for decision in self.decisions
+            for check in decision.checks
             if not check.outcome.acceptable
         ]
         if problems:
             raise CheckFailure("\n".join(problems))
+
+
+def _of_draw(decision: Decision, draws: int) -> str:
+    return f" (draw {decision.draw})" if draws > 1 else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
