@@ -48,3 +48,12 @@ class Document:
     def texts(self) -> tuple[str, ...]:
         """The rows of the source."""
         return self.rows or (self.text,)
+
+    def content(self) -> bytes:
+        """What the document says, as bytes, whatever tokenizer will read it."""
+        said = [
+            *self.texts,
+            *(part for pair in self.pairs for part in (pair.source, pair.target)),
+            *(part for example in self.examples for part in (example.text, *example.choices)),
+        ]
+        return b"".join(b"%d|" % len(part) + part for part in map(str.encode, said))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +107,8 @@ class TextCutter:
                 elif self._reading == "seq2seq":
                     scored = scored[_half(span) :]
                 pieces[window.document].append(Piece((window,), scored))
+        if self._convention == "lm-eval-word":
+            return {index: _with_words(of) for index, of in pieces.items()}
         if self._convention in ("document", "row"):
             self._short += sum(not windows for windows in pieces.values())
         return pieces
@@ -213,6 +216,30 @@ class TextCutter:
             (start, span.end),
             words=int(np.sum((words >= span.first) & (words < span.end))),
         )
+
+
+def _with_words(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces of a document, each of at least one word; their sum stays the document's.
+
+    A window inside one long word holds the end of none, and would weigh nothing: it takes a word
+    from the window that has most. Where there are more windows than words, the last ones go.
+    """
+    words = [piece.windows[0].words or 0 for piece in pieces]
+    kept = min(len(pieces), sum(words))
+    spare = sum(words[kept:])
+    words = words[:kept]
+    for place, count in enumerate(words):
+        if count == 0 and spare:
+            words[place], spare = 1, spare - 1
+        elif count == 0:
+            words[int(np.argmax(words))] -= 1
+            words[place] = 1
+    if spare:
+        words[-1] += spare
+    return [
+        replace(piece, windows=(replace(piece.windows[0], words=count),))
+        for piece, count in zip(pieces, words, strict=False)
+    ]
 
 
 def _half(span: Span) -> int:

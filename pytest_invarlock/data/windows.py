@@ -74,12 +74,14 @@ def draw_windows(
     masker = Masker.of(tokenizer, selection.seed, mask_probability) if reading == "masked" else None
     documents = provider.documents(content)
     cutter = _cutter(documents, tokenizer, content, lengths, selection, reading, masker)
-    arm_of = arms_of(documents, cutter.contents, selection.seed)
+    # By what documents say: another tokenizer then draws the same places of the same documents.
+    keys = [document.content() for document in documents]
+    arm_of = arms_of(documents, keys, selection.seed)
     drawn: dict[Arm, list[Piece]] = {}
     for arm in ARMS:
         pieces = cutter.cut([index for index, name in enumerate(arm_of) if name == arm])
         noun = "examples" if content == "choices" else "windows"
-        drawn[arm] = sample(arm, pieces, cutter.contents, selection, draw=draw, noun=noun)
+        drawn[arm] = sample(arm, pieces, keys, selection, draw=draw, noun=noun)
     arms = numbered(drawn)
     settings = {
         "selection": selection.document(),

@@ -40,7 +40,6 @@ DEFAULT_SEQ_LEN = 512
 DEFAULT_BATCH_TOKENS = 8192
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-METRIC_OF_ADAPTER: Mapping[str, Metric] = {"hf_mlm": "ppl_mlm", "hf_seq2seq": "ppl_seq2seq"}
 PROFILES = ("dev", "ci_cpu", "ci", "release")
 
 
@@ -66,12 +65,11 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
     run: Mapping[str, Any] = value.get("run", {})
     threads = _auto_or_number(settings, "threads", run.get("threads"), "auto")
     batch = _auto_or_number(settings, "batch", run.get("batch_tokens"), DEFAULT_BATCH_TOKENS)
-    adapter = settings.text("adapter") or run.get("adapter", "auto")
     return MeasurementPlan(
         source=resolved.source,
         windows=_selection(dataset, settings, profile),
-        metric=_metric(value, preset, adapter),
-        adapter=adapter,
+        metric=_metric(value, preset),
+        adapter=settings.text("adapter") or run.get("adapter", "auto"),
         mask_probability=float(dataset.get("mask_probability", 0.15)),
         strict_pairing=profile.name in ("ci", "release"),
         device=settings.choice("device", DEVICES) or run.get("device", "auto"),
@@ -114,13 +112,13 @@ def _selection(dataset: Mapping[str, Any], settings: Settings, profile: Profile)
     )
 
 
-def _metric(value: Mapping[str, Any], preset: Preset | None, adapter: str) -> Metric:
-    """As the document says, else its preset; ``auto`` and nothing take the adapter's own."""
+def _metric(value: Mapping[str, Any], preset: Preset | None) -> Metric | Literal["auto"]:
+    """As the document says, else its preset; nothing takes the one of the model's kind."""
     kind = value.get("eval", {}).get("metric", {}).get("kind")
-    kind = kind or (preset.metric if preset is not None else None)
-    if kind in (None, "auto"):
-        return METRIC_OF_ADAPTER.get(adapter, "ppl_causal")
-    return cast(Metric, kind)
+    if kind is None and preset is not None:
+        kind = preset.metric
+    metric: Metric | Literal["auto"] = kind or "auto"
+    return metric
 
 
 def _auto_or_number(settings: Settings, name: str, in_file: Any, automatic: Any) -> Any:

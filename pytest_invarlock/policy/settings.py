@@ -49,6 +49,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
                 "Data: wikitext2, hf_text:NAME, local_jsonl:FILE, pydoc, …", "suite's"),
     SettingSpec("preset", "NAME|FILE|DIR",
                 "Data, lengths, metric: causal, masked, seq2seq, accuracy", "suite's"),
+    SettingSpec("adapter", "NAME", "auto, hf_causal, hf_mlm, hf_seq2seq, or an installed one",
+                "auto"),
     SettingSpec("preview-windows", "N", "Windows of the preview arm", "profile's"),
     SettingSpec("final-windows", "N", "Windows of the final arm", "profile's"),
     SettingSpec("seq-len", "TOKENS", "Tokens of a window", "512"),

@@ -133,7 +133,9 @@ def test_the_words_of_a_documents_windows_add_up_to_its_words(tokenizer: Any, te
     for repeats in (1, 7, 40):
         document = text * repeats
         pieces, _ = cut([document], tokenizer_with_start, "lm-eval-word", context=32)
-        assert sum(piece.windows[0].words for piece in pieces) == len(document.split())
+        counts = [piece.windows[0].words for piece in pieces]
+        assert sum(counts) == len(document.split())
+        assert min(counts, default=1) >= 1
         scored = np.concatenate([piece.scored for piece in pieces])
         assert scored.tolist() == list(range(len(scored)))
 
