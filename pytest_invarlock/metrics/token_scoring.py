@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 MAX_LOGITS_ELEMENTS = 1 << 24
 """Logits in float32 held at once and model: 64 MiB, whatever the batch and the vocabulary."""
+CPU_LOGITS_ELEMENTS = 1 << 20
+"""4 MiB on a CPU: what its caches hold is worked through several times as fast."""
+LEAST_ROWS = 128
+"""A head of a large vocabulary is itself large: it must not be read anew for a few rows."""
 
 Progress = Callable[[int], None]
 Head = Callable[[torch.Tensor], torch.Tensor]
@@ -103,7 +107,7 @@ def score(
         outputs = model_outputs(model, batch, by_head=by_head)
         for part in _parts(outputs):
             logits = outputs.logits(part)
-            nll.append(_nll(logits, batch.targets[part]).cpu())
+            nll.append(_nll(logits, logits.logsumexp(-1), batch.targets[part]).cpu())
             top1.append(logits.argmax(-1).cpu())
         if keep_states:
             states.append(outputs.rows.cpu())
@@ -144,10 +148,11 @@ def compare(
         theirs = None if reference.outputs is None else reference.outputs(batch, there)
         for part in _parts(outputs):
             logits = outputs.logits(part)
-            nll.append(_nll(logits, batch.targets[part]).cpu())
+            normaliser = logits.logsumexp(-1)
+            nll.append(_nll(logits, normaliser, batch.targets[part]).cpu())
             top1.append(logits.argmax(-1).cpu())
             if theirs is not None:
-                divergence.append(_kl(theirs.logits(part), logits).cpu())
+                divergence.append(_kl(theirs.logits(part), logits, normaliser).cpu())
         start = there.stop
         done += len(batch.order)
         if progress is not None:
@@ -181,21 +186,24 @@ def _parts(outputs: Outputs) -> Iterator[slice]:
     n, width = outputs.rows.shape
     if outputs.head is not None:
         width = int(outputs.head.get_parameter("weight").shape[0])  # type: ignore[attr-defined]
-    step = max(1, MAX_LOGITS_ELEMENTS // int(width))
+    elements = CPU_LOGITS_ELEMENTS if outputs.rows.device.type == "cpu" else MAX_LOGITS_ELEMENTS
+    step = max(LEAST_ROWS, elements // int(width))
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
 
 
-def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+def _nll(logits: torch.Tensor, normaliser: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return normaliser - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
-def _kl(baseline: torch.Tensor, subject: torch.Tensor) -> torch.Tensor:
+def _kl(
+    baseline: torch.Tensor, subject: torch.Tensor, subject_normaliser: torch.Tensor
+) -> torch.Tensor:
     """Σ p_b (z_b − z_s) − (ln Σ e^z_b − ln Σ e^z_s): exactly 0 for equal logits."""
     normaliser = baseline.logsumexp(-1)
-    share = (baseline - normaliser.unsqueeze(-1)).exp()
-    term = share * (baseline - subject)
-    if baseline.isneginf().any():
+    difference = baseline - subject
+    if torch.isneginf(baseline.amin()):
         # What the baseline rules out adds nothing, whatever the subject says of it.
-        term = torch.where(baseline.isneginf(), torch.zeros_like(term), term)
-    return term.sum(-1) - (normaliser - subject.logsumexp(-1))
+        difference = difference.masked_fill(baseline.isneginf(), 0.0)
+    share = (baseline - normaliser.unsqueeze(-1)).exp_()
+    return torch.linalg.vecdot(share, difference) - (normaliser - subject_normaliser)

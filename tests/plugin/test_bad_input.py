@@ -173,8 +173,10 @@ def test_a_subject_bitwise_equal_to_its_baseline_passes_by_name(repository, mode
     result = compare(repository, model, "--junitxml=junit.xml", "-v")
     result.assert_outcomes(passed=5)
     report = repository.latest / "reports/builtin-llama/model/run_0/evaluation.report.json"
-    text = json.loads(report.read_text())["decision"]["text"]
-    assert text == "bitwise identical: same tensors, same losses" or "finite" in text
+    checks = json.loads(report.read_text())["decision"]["checks"]
+    texts = {check["check"]: check["text"] for check in checks}
+    identical = "bitwise identical: same tensors, same losses"
+    assert [texts[name] for name in ("primary_metric", "drift", "tail")] == [identical] * 3
     assert (
         'classname="invarlock.compare.builtin:llama.model"'
         in (repository.path / "junit.xml").read_text()

@@ -195,7 +195,11 @@ def test_a_stand_in_for_missing_data_is_told_and_certified(repository):
         suite, "--invarlock-seq-len=64", "--invarlock-preview-windows=24",
         "--invarlock-final-windows=24",
     )  # fmt: skip
-    result.stdout.fnmatch_lines(["*no evaluation data is named, and wikitext2 is not in the local*: using the shipped text*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*no evaluation data is named, and wikitext2 is not in the local*: using the shipped text*"
+        ]
+    )
     report = repository.latest / "reports/builtin-llama/noop/run_0/evaluation.report.json"
     notes = json.loads(report.read_text())["dataset"]["notes"]
     assert any("shipped text" in note for note in notes)
