@@ -121,9 +121,7 @@ class MeasuredComparison:
     @property
     def guards(self) -> dict[str, CheckView]:
         """Each guard's check, by name."""
-        return {
-            name: check for name, check in self.checks.items() if name not in CHECKS_OF_LOSSES
-        }
+        return {name: check for name, check in self.checks.items() if name not in CHECKS_OF_LOSSES}
 
     @property
     def draws(self) -> int:

@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +216,15 @@ class Bench:
     def batches(self, draw: int, arm: Arm) -> list[Batch]:
         """The batches of an arm, on the plan's device, in the order they are measured."""
         return [batch for block in self.draws.blocks(draw, arm, self.baseline) for batch in block]
+
+    def halve_batches(self) -> None:
+        """Measure in batches of half as many tokens from now on, the baseline among it."""
+        self.plan = replace(self.plan, batch_tokens=max(1, self.plan.batch_tokens // 2))
+        self.draws.plan = self.plan
+        self.draws.forget_batches()
+        self._evidence.clear()
+        self.log("halve_batches", pair=self.pair.name, batch_tokens=self.plan.batch_tokens)
+        free_memory()
 
     def _baseline_key(self, draw: int) -> str:
         sequential = self.plan.sequential

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pytest_invarlock.records import Facts
 
 TOKEN_FLOOR_SHARE = 0.8
+PREDICTED_SHARE = {"llama.cpp-512": 0.5, "lm-eval-word": 0.5}
+"""Of a window's tokens, what a convention scores; words are fewer than tokens."""
 
 
 def documents_short(n_documents: int, effective: float, policy: DecisionPolicy) -> str | None:
@@ -34,14 +36,18 @@ def tokens_short(facts: Facts, policy: DecisionPolicy) -> str | None:
 def token_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
     """The token floor in force: never more than .8 of what the planned windows can hold.
 
-    None where the profile only prints it, in sequential mode, which replaces it, and for metric
-    accuracy, whose floor counts examples.
+    What they hold depends on the convention, and for masked models is their masked tokens. None where the profile only prints the
+    floor; in sequential mode, which replaces it; for accuracy, whose floor counts examples; and
+    for encoder-decoder models, whose targets are as long as the data makes them.
     """
     if policy.floors.tokens is None or facts.plan.get("sequential") is not None:
         return None
-    if facts.plan["metric"] == "accuracy":
+    if facts.plan["metric"] in ("accuracy", "ppl_seq2seq"):
         return None
     windows = facts.plan["windows"]
     planned = windows["preview_windows"] + windows["final_windows"]
-    reachable: float = TOKEN_FLOOR_SHARE * planned * (facts.data["seq_len"] - 1)
+    predicted = PREDICTED_SHARE.get(windows["convention"], 1.0)
+    if facts.plan["metric"] == "ppl_mlm":
+        predicted = facts.plan["mask_probability"]
+    reachable: float = TOKEN_FLOOR_SHARE * predicted * planned * (facts.data["seq_len"] - 1)
     return min(policy.floors.tokens, math.floor(reachable))

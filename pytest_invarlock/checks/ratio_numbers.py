@@ -32,6 +32,7 @@ def point_numbers(facts: Facts, final: ArmLosses, limits: MetricLimits) -> Numbe
     """
     preview = facts.arms.get("preview")
     delta = _delta(final)
+    words = facts.plan["windows"]["convention"] == "lm-eval-word"
     return {
         "ratio": exp(delta),
         "limit": limits.ratio_limit,
@@ -44,7 +45,7 @@ def point_numbers(facts: Facts, final: ArmLosses, limits: MetricLimits) -> Numbe
         "n_windows": len(final.tokens),
         "n_tokens": int(final.tokens.sum()),
         "n_documents": len(np.unique(final.documents)),
-        **divergence_numbers(final),
+        **divergence_numbers(final, facts.divergence.get("final", {}) if words else None),
     }
 
 

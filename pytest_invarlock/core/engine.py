@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -67,38 +67,59 @@ def measure(
         bench = Bench(pair, resolve_plan(plan))
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    draw = plan.draw
     try:
-        with in_force(bench.plan):
-            _ = bench.baseline
-            windows = bench.windows(draw)
-            evidence = bench.baseline_evidence(draw)
-            ready = time.perf_counter()
-            determinism = determinism_in_force(bench.plan)
-            with _subject(bench, scenario) as subject:
-                facts = _facts(bench, scenario, draw, subject, evidence)
-    except torch.OutOfMemoryError as error:
-        raise MeasurementError(
-            f"out of memory on {bench.plan.device}",
-            remedy=f"give --invarlock-batch={max(1, bench.plan.batch_tokens // 2)} or fewer tokens",
-            code="OUT_OF_MEMORY",
-        ) from error
+        taken = _take(bench, scenario, plan.draw)
+    except torch.OutOfMemoryError:
+        bench.halve_batches()
+        taken = _take_again(bench, scenario, plan.draw)
+    windows = bench.windows(plan.draw)
     end = time.perf_counter()
     observations = {
         "started_at": started.isoformat(timespec="seconds"),
-        "seconds_to_baseline": round(ready - clock, 6),
-        "seconds_subject": round(end - ready, 6),
+        "seconds_to_baseline": round(taken.ready - clock, 6),
+        "seconds_subject": round(end - taken.ready, 6),
         "peak_memory_bytes": peak_memory_bytes(),
         "counters": asdict(bench.counters),
         "device": device_identity(bench.plan.device),
-        "determinism": determinism,
+        "determinism": taken.determinism,
         "versions": library_versions(),
         "machine": machine(),
         "worker": worker,
         "host": None if salt is None else keyed_host(salt),
         "window_hmacs": None if salt is None else windows.keyed_hashes(salt),
     }
-    return Record(facts, observations)
+    return Record(taken.facts, observations)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Taken:
+    """Facts, when the subject's turn came (`time.perf_counter`), and the flags in force."""
+
+    facts: Facts
+    ready: float
+    determinism: Mapping[str, Any]
+
+
+def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
+    with in_force(bench.plan.for_draw(draw)):
+        _ = bench.baseline
+        evidence = bench.baseline_evidence(draw)
+        ready = time.perf_counter()
+        determinism = determinism_in_force(bench.plan.for_draw(draw))
+        with _subject(bench, scenario) as subject:
+            return _Taken(_facts(bench, scenario, draw, subject, evidence), ready, determinism)
+
+
+def _take_again(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
+    """The one retry after memory ran out, of both models: their batches must be alike."""
+    try:
+        return _take(bench, scenario, draw)
+    except torch.OutOfMemoryError as error:
+        raise MeasurementError(
+            f"out of memory on {bench.plan.device} at {bench.plan.batch_tokens} tokens a batch too",
+            remedy=f"give --invarlock-batch={max(1, bench.plan.batch_tokens // 2)} or fewer tokens",
+            code="OUT_OF_MEMORY",
+        ) from error
 
 
 def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: str) -> Record:

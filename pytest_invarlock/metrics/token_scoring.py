@@ -206,4 +206,5 @@ def _kl(
         # What the baseline rules out adds nothing, whatever the subject says of it.
         difference = difference.masked_fill(baseline.isneginf(), 0.0)
     share = (baseline - normaliser.unsqueeze(-1)).exp_()
-    return torch.linalg.vecdot(share, difference) - (normaliser - subject_normaliser)
+    divergence: torch.Tensor = torch.linalg.vecdot(share, difference)
+    return divergence - (normaliser - subject_normaliser)

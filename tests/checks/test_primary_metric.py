@@ -122,6 +122,26 @@ def test_the_token_floor_is_capped_at_four_fifths_of_what_was_planned() -> None:
     assert token_floor(small, policy(floors=Floors(20, 10.0, 5))) == 5
 
 
+@pytest.mark.parametrize(
+    ("metric", "convention", "share"),
+    [
+        ("ppl_causal", "document", 1.0), ("ppl_causal", "llama.cpp-512", 0.5),
+        ("ppl_causal", "lm-eval-word", 0.5), ("ppl_mlm", "document", 0.15),
+        ("ppl_seq2seq", "document", None), ("accuracy", "document", None),
+    ],
+)  # fmt: skip
+def test_the_token_floor_asks_for_what_the_windows_can_score(
+    metric: str, convention: str, share: float | None
+) -> None:
+    made = facts(np.full(64, 0.01))
+    plan = {**made.plan, "metric": metric, "mask_probability": 0.15}
+    plan["windows"] = {**plan["windows"], "convention": convention}
+    floor = token_floor(replace(made, plan=plan), policy(floors=Floors(20, 10.0, 10**9)))
+    planned = plan["windows"]["preview_windows"] + plan["windows"]["final_windows"]
+    whole = 0.8 * planned * (made.data["seq_len"] - 1)
+    assert floor == (None if share is None else math.floor(share * whole))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["final", "preview"])
 def test_a_subject_that_is_not_finite_fails(value: float, where: str) -> None:
@@ -335,7 +355,7 @@ def test_documents_that_differ_by_rounding_only_have_no_correlation() -> None:
 
 
 def test_a_metric_without_a_judge_is_an_error() -> None:
-    made = facts()
+    made = facts(np.full(64, 0.01))
     decided = metric(replace(made, plan=dict(made.plan) | {"metric": "bleu"}))
     assert (decided.outcome, decided.reason) == (Outcome.ERROR, "unknown_metric")
 

@@ -77,17 +77,39 @@ def test_an_edit_that_changes_nothing_ends_in_its_error_and_leaves_the_bench_who
     assert bench.unchanged()
 
 
-def test_running_out_of_memory_ends_in_one_typed_error(
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The first passes over a subject find no memory."""
+    whole, left = Bench.measure_subject, [times]
+
+    def short(bench: Bench, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise torch.OutOfMemoryError
+        return whole(bench, *arguments)
+
+    monkeypatch.setattr(Bench, "measure_subject", short)
+
+
+def test_running_out_of_memory_twice_ends_in_one_typed_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(Bench, "measure_subject", exhausted)
+    out_of_memory(monkeypatch, 2)
     with pytest.raises(MeasurementError) as caught:
         measured(bench, PRUNE)
     assert caught.value.code == "OUT_OF_MEMORY"
-    assert "--invarlock-batch=256" in caught.value.remedy
+    assert "--invarlock-batch=128" in caught.value.remedy
+    assert bench.unchanged()
+
+
+def test_running_out_of_memory_once_measures_both_models_in_smaller_batches(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory(monkeypatch, 1)
+    facts = measured(bench, NOOP).facts
+    assert facts.plan["batch_tokens"] == 256
+    assert bench.counters.baseline_passes == 2
+    final = facts.arms["final"]
+    assert final.subject_nll.tobytes() == final.baseline_nll.tobytes()
     assert bench.unchanged()
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "tests" / "models"
 TEXT = ROOT / "pytest_invarlock" / "builtin" / "text" / "heldout.jsonl.gz"
@@ -81,7 +80,9 @@ def test_a_models_kind_chooses_its_metric_and_harm_is_told_from_noise(
     assert facts["divergence"]["method"] == "cached_states"
     assert 0 < facts["divergence"]["final"]["kl_nats_mean"] < 0.05
     assert facts["arms"]["final"]["n_windows"] == 40
-    assert numbers(repository, good.name)["ratio_upper"] < 1.1 < numbers(repository, bad.name)["ratio"]
+    assert (
+        numbers(repository, good.name)["ratio_upper"] < 1.1 < numbers(repository, bad.name)["ratio"]
+    )
 
 
 def test_a_metric_of_another_kind_of_model_ends_in_one_line(repository):
