@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_invarlock.certificate import make_certificate
-from pytest_invarlock.decision import CheckDecision, Decision, worst_outcome
+from pytest_invarlock.decision import CheckDecision, Decision, Outcome, worst_outcome
 from pytest_invarlock.items import CheckFailure
 
 if TYPE_CHECKING:
@@ -129,8 +132,16 @@ class MeasuredComparison:
         return len(self.records)
 
     def assert_passes(self) -> None:
-        """Fail the test unless every check came to PASS or WARN, showing each that did not."""
+        """Fail the test unless every check came to PASS or WARN, showing each that did not.
+
+        Each WARN is told as a pytest warning.
+        """
         __tracebackhide__ = True
+        for decision in self.decisions:
+            for check in decision.checks:
+                if check.outcome is Outcome.WARN:
+                    text = f"WARN {check.check}{_of_draw(decision, self.draws)}: {check.text}"
+                    warnings.warn(pytest.PytestWarning(text), stacklevel=2)
         problems = [
             f"{check.outcome.value} {check.check}{_of_draw(decision, self.draws)}: {check.text}"
             for decision in self.decisions

@@ -210,6 +210,11 @@ def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
 
 def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]:
     names = {arm: sorted(stated[arm]["arrays"]) for arm in stated}
+    for arm, found in names.items():
+        missing, unknown = set(LOSS_FIELDS) - set(found), set(found) - set(ARRAY_FIELDS)
+        if missing or unknown:
+            word = "lacks" if missing else "holds unknown"
+            raise _bad_arrays(f"the {arm} arm {word} {', '.join(sorted(missing or unknown))}")
     expected = {f"{arm}.{name}.npy" for arm in stated for name in names[arm]}
     try:
         with zipfile.ZipFile(io.BytesIO(arrays)) as archive:

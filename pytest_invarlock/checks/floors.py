@@ -36,9 +36,10 @@ def tokens_short(facts: Facts, policy: DecisionPolicy) -> str | None:
 def token_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
     """The token floor in force: never more than .8 of what the planned windows can hold.
 
-    What they hold depends on the convention, and for masked models is their masked tokens. None where the profile only prints the
-    floor; in sequential mode, which replaces it; for accuracy, whose floor counts examples; and
-    for encoder-decoder models, whose targets are as long as the data makes them.
+    What they hold depends on the convention, and for masked models is their masked tokens. None
+    where the profile only prints the floor; in sequential mode, which replaces it; for accuracy,
+    whose floor counts examples; and for encoder-decoder models, whose targets are as long as the
+    data makes them.
     """
     if policy.floors.tokens is None or facts.plan.get("sequential") is not None:
         return None
