@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from evidence_page import error, with_error
+from evidence_page import with_error
 from scipy import special, stats
 
 from pytest_invarlock.stats.accuracy import paired_accuracy, score_upper
@@ -20,7 +20,11 @@ _DROPS = (0.0, 0.005, 0.01, 0.02, 0.05)
 _DISCORDANT = (0.005, 0.01, 0.02, 0.05, 0.1)
 _NEGLIGIBLE = 1e-7
 # Documents, examples of each, intraclass correlation of harm.
-_LAYOUTS = ((40, 10, 0.0), (40, 10, 0.1), (40, 10, 0.3), (100, 5, 0.1), (100, 5, 0.3))
+_LAYOUTS = tuple(
+    (*layout, icc)
+    for layout in ((40, 10), (20, 20), (60, 20), (100, 5))
+    for icc in (0.0, 0.1, 0.3, 0.99)
+)
 
 
 @cache
@@ -102,34 +106,42 @@ def accuracy(page: Page) -> None:
 
 
 def in_documents(page: Page) -> None:
-    repetitions = page.repetitions(2000)
+    repetitions = page.repetitions(500)
     page.say(
         "",
         "### Several examples a document",
         "",
         f"{repetitions} simulated samples a row; the chance of harm varies between documents with "
-        "the intraclass correlation given. Printed, not promised: where harm is rare and gathers "
-        "in few documents, a sample may hold none of them.",
+        "the intraclass correlation given (.99: documents are harmed whole or not at all). The "
+        "score bound takes a document's examples for one, whatever their correlation: it is wide "
+        "where they are in truth independent.",
         "",
         "| documents × examples | ICC | true drop | discordant | upper bound covers "
-        "| the same, documents ignored |",
-        "|---|---|---|---|---|---|",
+        "| the same, documents ignored | mean upper bound | documents ignored |",
+        "|---|---|---|---|---|---|---|---|",
     )
     worst = 1.0
     for case, layout in enumerate(_LAYOUTS):
-        for drop, discordant in ((0.01, 0.05), (0.02, 0.1), (0.05, 0.1)):
+        for drop, discordant in ((0.0, 0.02), (0.01, 0.05), (0.05, 0.05)):
             rng = page.rng(9, case, round(1000 * drop))
             harm, benefit = (discordant + drop) / 2, (discordant - drop) / 2
-            hits = np.zeros(2)
+            hits: NDArray[np.float64] = np.zeros(4)
             for _ in range(repetitions):
                 baseline, subject, documents = clustered(rng, layout, harm, benefit)
                 found = paired_accuracy(baseline, subject, documents)
                 naive = bounds(found.n_examples, found.harmful, found.beneficial)
-                hits += [found.drop_upper >= drop, naive[1] >= drop]
-            upper, ignored = hits / repetitions
+                held = found.drop_upper >= drop, naive[1] >= drop
+                hits += [*held, found.drop_upper, naive[1]]
+            upper, ignored, mean, mean_ignored = hits / repetitions
             worst = min(worst, upper)
             page.say(
                 f"| {layout[0]} × {layout[1]} | {layout[2]} | {drop} | {discordant} "
-                f"| {with_error(upper, repetitions)} | {ignored:.4f} |"
+                f"| {with_error(upper, repetitions)} | {ignored:.4f} "
+                f"| {mean:.4f} | {mean_ignored:.4f} |"
             )
-    page.say("", f"Least coverage of these rows: {worst:.4f} ± {error(worst, repetitions):.4f}.")
+    page.claim(
+        "accuracy: the upper bound covers ≥ .935 with several examples a document, ICC 0 to .99, "
+        "drop 0 to 5 points",
+        f"at least {with_error(worst, repetitions)}",
+        worst >= 0.935,
+    )

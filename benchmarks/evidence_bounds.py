@@ -95,7 +95,43 @@ def coverage(page: Page) -> None:
             f"bound alone would cover in {min(alone):.4f} to {max(alone):.4f}.",
         )
         blind_spot(page, cap, repetitions)
+    below_the_promise(page)
     in_plain_words(page)
+
+
+def below_the_promise(page: Page) -> None:
+    """Rows that the promise leaves out: dev's floor of documents, and very unequal documents."""
+    repetitions = page.repetitions(4000)
+    page.say(
+        "",
+        "### Outside the promise",
+        "",
+        f"{repetitions} repetitions a row. 20 documents of 1 to 8 windows are the floor of `dev`; "
+        "40 documents whose weights are lognormal(.8) have about 23 effective documents, near "
+        "the floor of effective documents of `ci`.",
+        "",
+        "| documents, weights | law | ICC | upper bound covers | lower bound covers |",
+        "|---|---|---|---|---|",
+    )
+    for law in PROMISED:
+        for icc in (0.0, 0.5):
+            cell = coverage_cell(page, law, 20, icc, 8, repetitions)
+            page.say(
+                f"| 20, 1 to 8 windows | {law} | {icc} | {with_error(cell.upper, repetitions)} "
+                f"| {cell.lower:.4f} |"
+            )
+    for case, law in enumerate(("normal", "t3", "skew 1.75")):
+        rng, hits = page.rng(10, case), np.zeros(2)
+        for chunk in range(repetitions // CHUNK):
+            weight = np.exp(0.8 * rng.standard_normal((CHUNK, 40)))
+            sums = Sums(weight * 0.1 * noise(rng, law, weight.shape), weight)
+            seed = repr((page.seed, 10, case, chunk)).encode()
+            found = bounds(sums, seed=seed, replicates=REPLICATES)
+            hits += [(found.upper >= 0).sum(), (found.lower <= 0).sum()]
+        upper, lower = hits / (repetitions // CHUNK * CHUNK)
+        page.say(
+            f"| 40, lognormal(.8) | {law} | – | {with_error(upper, repetitions)} | {lower:.4f} |"
+        )
 
 
 def blind_spot(page: Page, cap: int, repetitions: int) -> None:

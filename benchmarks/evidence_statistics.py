@@ -13,6 +13,7 @@ import datetime as dt
 import os
 import platform
 import secrets
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import evidence_accuracy
 import evidence_bounds
 import evidence_rules
+import evidence_windows
 import numpy as np
 import scipy
 from evidence_page import Page
@@ -32,7 +34,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "measured" / "statistics.md"
 
 def references(page: Page) -> None:
     page.section("llama.cpp's published Llama-3-8B rows")
-    lines, worst = llama_cpp()
+    lines, worst, beyond = llama_cpp()
     page.say(
         "Source: llama.cpp, examples/perplexity/README.md, revision f364eb6f, wikitext-2 test. "
         "The baseline is PPL − ΔPPL of the same column (its logits went through llama.cpp's "
@@ -43,13 +45,22 @@ def references(page: Page) -> None:
         *lines,
     )
     page.claim(
-        "llama.cpp rows: ratio from ΔlnPPL to 1e-6", f"largest deviation {worst:.1e}", worst <= 1e-6
+        "llama.cpp rows: exp(ln PPL − ln(PPL − ΔPPL)) is the published ratio to 1e-6",
+        f"largest deviation {worst:.1e}",
+        worst <= 1e-6,
+    )
+    # Errors are printed to 1e-6: half of that on either side is their rounding.
+    page.claim(
+        "llama.cpp rows: the published standard errors lie in the range that the rounded "
+        "correlation leaves, within their own rounding",
+        f"at most {max(beyond, 0.0):.1e} outside",
+        beyond <= 5e-7,
     )
     page.section("Reference numbers 10.1 of the evaluation sheet")
     lines, differ, same = seeds_figures()
     page.say(*lines)
     page.claim(
-        "weighted mean and tail figures, whose definition is ours, to 1e-6",
+        "weighted mean and quantiles by the product, median and shares by numpy, to 1e-6",
         f"largest deviation {same:.1e}",
         same <= 1e-6,
     )
@@ -71,6 +82,23 @@ def references(page: Page) -> None:
     )
 
 
+def commit() -> str:
+    """The checkout's commit, and whether files differ from it; "unknown" outside a checkout."""
+    try:
+        found, changed = (
+            subprocess.run(
+                ["git", *arguments], cwd=PAGE.parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--", "../../pytest_invarlock/stats", "../../benchmarks"),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{found} with uncommitted changes to what is measured" if changed else found
+
+
 def render(page: Page, command: str) -> str:
     seconds = time.monotonic() - page.started
     head = [
@@ -80,6 +108,7 @@ def render(page: Page, command: str) -> str:
         "",
         f"- command: `{command}`",
         f"- seed: {page.seed}",
+        f"- commit: {commit()}",
         f"- date of measurement: {dt.datetime.now(dt.UTC):%Y-%m-%d}",
         f"- versions: Python {platform.python_version()}, numpy {np.__version__}, "
         f"scipy {scipy.__version__}, {platform.system()} {platform.machine()}",
@@ -122,6 +151,7 @@ def main() -> None:
         evidence_rules.tail,
         evidence_rules.drift,
         evidence_rules.sequential,
+        evidence_windows.window_harm,
         evidence_accuracy.accuracy,
         references,
     ):

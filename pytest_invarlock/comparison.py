@@ -181,6 +181,7 @@ class LentEdit(AbstractContextManager[Any]):
 
     @contextmanager
     def _applied(self) -> Iterator[Any]:
+        self.bench.lend()
         with self.bench.edited(self.spec) as subject:
             yield subject.loaded.model
 

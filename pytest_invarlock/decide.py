@@ -8,10 +8,12 @@ structure in `invarlock_guards.judge`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invarlock_guards.judge.invariants import judge_invariants
 
+from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.tail import tail_check
@@ -27,6 +29,7 @@ _CHECKS: Mapping[str, Callable[[Facts, DecisionPolicy], CheckDecision]] = {
     "drift": drift_check,
     "tail": tail_check,
 }
+_SAYS_NOTHING = ("not_applicable", "monitored")
 
 
 def decide(facts: Facts, policy: DecisionPolicy) -> Decision:
@@ -35,7 +38,7 @@ def decide(facts: Facts, policy: DecisionPolicy) -> Decision:
     Raises ConfigError where the policy holds no expectation for the facts' scenario.
     """
     expected = policy.expectation(facts.model, facts.scenario)
-    checks = tuple(_check(name, facts, policy) for name in policy.checks)
+    checks = _judged(tuple(_check(name, facts, policy) for name in policy.checks))
     fired = tuple(check.check for check in checks if check.outcome is Outcome.FAIL)
     outcome, met, text = _expectation(expected, checks, fired)
     return Decision(
@@ -49,8 +52,26 @@ def decide(facts: Facts, policy: DecisionPolicy) -> Decision:
         outcome=outcome,
         expectation_met=met,
         text=text,
-        metric=facts.plan.get("metric"),
-        convention=facts.plan.get("windows", {}).get("convention"),
+        # Where nothing was measured there is no number to be compared with another draw's.
+        metric=None if facts.error is not None else facts.plan.get("metric"),
+        convention=(
+            None if facts.error is not None else facts.plan.get("windows", {}).get("convention")
+        ),
+    )
+
+
+def _judged(checks: tuple[CheckDecision, ...]) -> tuple[CheckDecision, ...]:
+    """``checks``, or errors of them all where none of them judged anything."""
+    if any(check.reason not in _SAYS_NOTHING for check in checks):
+        return checks
+    return tuple(
+        replace(
+            check,
+            outcome=Outcome.ERROR,
+            reason="not_evaluated",
+            text=f"no check of the policy judged anything: {check.text}",
+        )
+        for check in checks
     )
 
 
@@ -60,6 +81,10 @@ def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             name, Outcome.ERROR, facts.error.lower(), f"the measurement ended with {facts.error}"
         )
     if name in _CHECKS:
+        # Before any check may call itself not applicable: a pass needs evidence.
+        broken = unfit(name, facts)
+        if broken is not None and broken.outcome is Outcome.ERROR:
+            return broken
         return _CHECKS[name](facts, policy)
     return _guard(name, facts, policy)
 
@@ -117,8 +142,9 @@ def _expectation(
 def _detection(
     expected: Expectation, checks: tuple[CheckDecision, ...], fired: tuple[str, ...]
 ) -> tuple[Outcome, bool, str]:
+    # Drift is a check on the sampling: that it fires says nothing of the subject.
     any_of = expected.detectors_any or (
-        () if expected.detectors_all else tuple(c.check for c in checks)
+        () if expected.detectors_all else tuple(c.check for c in checks if c.check != "drift")
     )
     named = [*expected.detectors_all, *any_of]
     hit = (

@@ -42,7 +42,7 @@ class Lending:
     def baseline(self) -> Any:
         """The baseline model itself."""
         self._lent = True
-        return self.bench.baseline.model
+        return self.bench.lend().model
 
     def subject(self) -> Any:
         """The subject's own model, or a copy of the baseline that carries the edit."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.decide import decide
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, policy_from_document
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, policies_by_scenario
 from pytest_invarlock.verdict import RunVerdict, decide_run
 
 if TYPE_CHECKING:
@@ -127,14 +127,3 @@ def summarise(
         verdict=verdict,
         verdict_node=f"{prefix}::verdict" if verdict is not None and prefix else None,
     )
-
-
-def policies_by_scenario(
-    documents: list[dict[str, Any]],
-) -> dict[tuple[str, str], DecisionPolicy]:
-    """Each scenario's policy; every scenario stands in exactly one policy of a run."""
-    return {
-        key: policy
-        for policy in map(policy_from_document, documents)
-        for key in policy.expectations
-    }

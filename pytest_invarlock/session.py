@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,6 +132,9 @@ class RunController:
             except InvarlockError as error:
                 summary.problem = f"{error} [{error.code}]"
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        for summary in self._summaries:
+            # Kept states of the baseline: as large as its text is long, and of no use to anybody.
+            shutil.rmtree(summary.run.state / "baseline", ignore_errors=True)
         if self._problems:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._summaries:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pytest_invarlock.alarms import Alarm, alarms
 from pytest_invarlock.decision import Decision, Outcome
-from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Strictness
 
@@ -79,16 +78,14 @@ def decide_run(
 ) -> RunVerdict:
     """The verdict of a run: no records or a missing scenario is FAIL, never a pass.
 
+    So are draws of one scenario that are of different metrics, or cut their windows by different
+    conventions: their numbers are not comparable.
+
     Args:
         planned: what the run set out to measure.
         decisions: what `decide` said of each record, in any order.
         policies: by (model, scenario), the policy each was decided under.
-
-    Raises:
-        EvidenceError: ``MIXED_CONVENTIONS`` where draws of one scenario are of different metrics
-            or cut their windows by different conventions: their numbers are not comparable.
     """
-    _require_one_convention(decisions)
     found = {(d.model, d.scenario, d.draw) for d in decisions}
     wanted = {(p.model, p.scenario, draw) for p in planned for draw in range(p.draws)}
     ordered = sorted(decisions, key=lambda d: (d.model, d.scenario, d.draw))
@@ -96,6 +93,9 @@ def decide_run(
         Requirement("evidence_present", bool(found), f"{len(found)} records"),
         _coverage(wanted, found, len(decisions) - len(found)),
     ]
+    comparable = _one_convention(ordered)
+    if comparable is not None:
+        requirements.append(comparable)
     demanded = {policy.expectation(*key).strictness for key, policy in policies.items()}
     for name, strictness, demand in _RULES:
         relevant = [d for d in ordered if d.strictness == strictness.value]
@@ -109,19 +109,26 @@ def decide_run(
     )
 
 
-def _require_one_convention(decisions: Sequence[Decision]) -> None:
-    seen: dict[tuple[str, str], tuple[str | None, str | None]] = {}
-    for decision in decisions:
-        if decision.metric is None:
-            continue
-        key, measured = (decision.model, decision.scenario), (decision.metric, decision.convention)
-        if seen.setdefault(key, measured) != measured:
-            one, other = (f"{metric} ({how})" for metric, how in (seen[key], measured))
-            raise EvidenceError(
-                f"{decision.model}::{decision.scenario}: one draw measured {one}, another {other}",
-                remedy="compare only draws of one metric and one convention",
-                code="MIXED_CONVENTIONS",
+def _one_convention(decisions: Sequence[Decision]) -> Requirement | None:
+    """Whether the draws of each scenario measured one thing; None where none has two draws.
+
+    Records that ended with an error measured nothing, and have no metric.
+    """
+    measured = [d for d in decisions if d.metric not in (None, "auto")]
+    first: dict[tuple[str, str], Decision] = {}
+    failures = []
+    for decision in measured:
+        one = first.setdefault((decision.model, decision.scenario), decision)
+        here, there = (f"{d.metric} ({d.convention})" for d in (decision, one))
+        if here != there:
+            reason = f"run {one.draw} measured {there}, run {decision.draw} {here}"
+            failures.append(
+                {"model": decision.model, "scenario": decision.scenario, "reason": reason}
             )
+    if len(first) == len(measured):
+        return None
+    text = f"{len(failures)} of {len(measured)} records are not comparable with their first"
+    return Requirement("one_convention", not failures, text, tuple(failures))
 
 
 def _coverage(

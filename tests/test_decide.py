@@ -19,7 +19,7 @@ from pytest_invarlock.evidence.strict_json import canonical, loads
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
 from pytest_invarlock.records import Facts
 
-from .checks.made import ALL_CHECKS, CLEAN, DAMAGED, facts, policy, spread
+from .checks.made import ALL_CHECKS, CLEAN, DAMAGED, arm, facts, policy, spread
 
 PROPERTY = settings(deadline=None, max_examples=20, database=None, derandomize=True)
 
@@ -231,3 +231,21 @@ def test_no_check_on_losses_passes_without_losses(name: str, change: Any) -> Non
     decided = decide(facts(**change), policy(checks=(name,)))
     assert decided.check(name).outcome is Outcome.ERROR
     assert not decided.expectation_met
+
+
+def drifting() -> Facts:
+    """Only drift fires: the arms differ, and the final one is as good as the baseline."""
+    return facts(arms={"preview": arm(spread(0.2, 0.01), seed=5), "final": arm(spread(0.0, 0.01))})
+
+
+@pytest.mark.parametrize("strictness", [Strictness.MUST_DETECT, Strictness.MUST_FAIL])
+def test_drift_detects_only_where_it_is_named(strictness: Strictness) -> None:
+    unnamed = decide(drifting(), must(strictness))
+    assert unnamed.fired == ("drift",)
+    assert not unnamed.expectation_met
+    assert decide(drifting(), must(strictness, ("drift",))).expectation_met
+
+
+def test_an_error_record_has_no_metric_and_no_convention() -> None:
+    decision = decide(replace(facts(), error="OUT_OF_MEMORY", arms={}), policy())
+    assert (decision.metric, decision.convention) == (None, None)

@@ -11,7 +11,6 @@ from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
-from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.resources import schema
@@ -243,10 +242,27 @@ def test_draws_of_other_conventions_are_never_put_side_by_side(
     other: dict[str, str], outcome: Outcome
 ) -> None:
     draws = [decision("clean"), decision("clean", outcome, draw=1, **other)]
-    with pytest.raises(EvidenceError) as caught:
-        run(draws, ["clean"], draws=2)
-    assert caught.value.code == "MIXED_CONVENTIONS"
-    assert next(iter(other.values())) in caught.value.cause
+    verdict = run(draws, ["clean"], draws=2)
+    assert verdict.verdict == "FAIL"
+    assert broken(verdict) == ["one_convention"]
+    assert verdict.broken is not None
+    assert next(iter(other.values())) in verdict.broken.failures[0]["reason"]
+    assert "one_convention" in verdict_file_text(verdict)
+
+
+def test_an_inconclusive_draw_of_another_convention_is_no_mere_inconclusive() -> None:
+    draws = [
+        decision("clean"),
+        decision("clean", Outcome.INCONCLUSIVE, met=False, draw=1, convention="row"),
+    ]
+    assert run(draws, ["clean"], draws=2).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("metric", [None, "auto"])
+def test_a_draw_that_ended_with_an_error_leaves_the_run_its_verdict(metric: str | None) -> None:
+    draws = [decision("clean"), decision("clean", Outcome.ERROR, met=False, draw=1, metric=metric)]
+    verdict = run(draws, ["clean"], draws=2)
+    assert (verdict.verdict, broken(verdict)) == ("FAIL", ["clean_all_pass"])
 
 
 def test_scenarios_may_differ_in_convention_and_errors_have_none() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from pytest_invarlock.metrics.token_scoring import Scores
 from pytest_invarlock.plan import ARMS
@@ -53,7 +53,11 @@ def cached_evidence(
     path = folder / f"{key.removeprefix('sha256:')}.safetensors"
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
-            return _read(path)
+            try:
+                return _read(path)
+            except (SafetensorError, KeyError, ValueError, TypeError):
+                # A damaged file is a file that is not there: it is written anew.
+                path.unlink()
         evidence = compute()
         _write(path, evidence)
     return evidence

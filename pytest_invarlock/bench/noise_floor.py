@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LEAST_WINDOWS = 16
 """Enough windows to fill a few batches; all of them would cost two more baseline passes."""
+EXTRA_PADDING = 8
+"""Tokens; masked out, and enough for other kernels to be chosen."""
 
 
 def measure_noise_floor(
@@ -30,6 +32,7 @@ def measure_noise_floor(
     *,
     by_head: bool,
     device: torch.device,
+    context: int | None = None,
 ) -> dict[str, float | int]:
     """Run the first batches of the final arm again, as they were and in another batch size.
 
@@ -41,6 +44,7 @@ def measure_noise_floor(
         shape: how those batches were made.
         by_head: as in that pass.
         device: where batches go.
+        context: the model's greatest length in tokens.
 
     Returns:
         Absolute differences of the mean loss of those windows, nats per token, by name; the
@@ -49,7 +53,7 @@ def measure_noise_floor(
     """
     again = _first(batches)
     among = [place for batch in again for place in batch.order]
-    other = replace(shape, batch_tokens=_other_batch_tokens(again))
+    other = _other_shape(shape, again, context)
     anew = make_batches(windows, other, device=device, among=among)
     runs = {
         "same_batch": _losses(model, again, by_head, len(windows)),
@@ -83,14 +87,19 @@ def _first(batches: Sequence[Batch]) -> list[Batch]:
     return chosen
 
 
-def _other_batch_tokens(batches: Sequence[Batch]) -> int:
-    """Half the rows of the largest batch, or two rows where every batch has one."""
+def _other_shape(shape: BatchShape, batches: Sequence[Batch], context: int | None) -> BatchShape:
+    """Half the rows of the largest batch; where every batch has one row, a longer row."""
     rows = max(len(batch.order) for batch in batches)
     length = max(
         sum(t.shape[1] for name, t in batch.inputs.items() if name != "attention_mask")
         for batch in batches
     )
-    return int(length) * (2 if rows == 1 else max(1, rows // 2))
+    if rows == 1:
+        # No more rows: the plan's batch may be all that memory holds.
+        read = max(batch.inputs["input_ids"].shape[1] for batch in batches)
+        room = EXTRA_PADDING if context is None else min(EXTRA_PADDING, context - read)
+        return replace(shape, extra_padding=max(0, room), batch_tokens=int(length))
+    return replace(shape, batch_tokens=int(length) * (rows // 2))
 
 
 def _losses(model: Any, batches: Sequence[Batch], by_head: bool, n: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
 from pytest_invarlock.adapters.output_head import head_reproduces_logits, output_head
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
 from pytest_invarlock.bench.draws import Draws, batch_shape
+from pytest_invarlock.bench.function_state import function_state
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
 from pytest_invarlock.bench.subject_pass import PairedArm, SubjectPass
@@ -101,6 +102,9 @@ class Bench:
     _evidence: dict[int, BaselineEvidence] = field(default_factory=dict)
     _head: Any = None
     _twin: Any = None
+    _state: str = ""
+    _edit_is_open: bool = False
+    _lent: bool = False
 
     @property
     def baseline(self) -> LoadedModel:
@@ -120,7 +124,8 @@ class Bench:
         self._loaded = loaded
         self._digests = tensor_digests(loaded.model)
         self._structure = read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread)
-        self._by_head = None
+        self._state = function_state(loaded.model)
+        self._forget_evidence()
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -173,13 +178,6 @@ class Bench:
         return self._evidence[draw]
 
     def _baseline_pass(self, draw: int) -> BaselineEvidence:
-        if not self.unchanged():
-            self.drop()
-            raise EditError(
-                f"{self.pair.name}: the resident baseline was changed before it was measured",
-                remedy="change a copy (copy.deepcopy), or use the invarlock_edit fixture",
-                code="BASELINE_CHANGED",
-            )
         self.counters.baseline_passes += 1
         self.log("baseline_pass", pair=self.pair.name, draw=draw)
         model = self.baseline.model
@@ -211,19 +209,29 @@ class Bench:
             batch_shape(self.baseline, self.plan.batch_tokens, windows.reading),
             by_head=self.by_head(draw),
             device=self.baseline.device,
+            context=self.baseline.context,
         )
 
     def batches(self, draw: int, arm: Arm) -> list[Batch]:
         """The batches of an arm, on the plan's device, in the order they are measured."""
         return [batch for block in self.draws.blocks(draw, arm, self.baseline) for batch in block]
 
-    def halve_batches(self) -> None:
-        """Measure in batches of half as many tokens from now on, the baseline among it."""
-        self.plan = replace(self.plan, batch_tokens=max(1, self.plan.batch_tokens // 2))
-        self.draws.plan = self.plan
+    @contextmanager
+    def half_batches(self) -> Iterator[None]:
+        """Measure in batches of half as many tokens, the baseline among it, and then as before."""
+        whole = self.plan
+        self._batch(replace(whole, batch_tokens=max(1, whole.batch_tokens // 2)))
+        self.log("half_batches", pair=self.pair.name, batch_tokens=self.plan.batch_tokens)
+        try:
+            yield
+        finally:
+            self._batch(whole)
+
+    def _batch(self, plan: MeasurementPlan) -> None:
+        self.plan = plan
+        self.draws.plan = plan
         self.draws.forget_batches()
         self._evidence.clear()
-        self.log("halve_batches", pair=self.pair.name, batch_tokens=self.plan.batch_tokens)
         free_memory()
 
     def _baseline_key(self, draw: int) -> str:
@@ -312,9 +320,16 @@ class Bench:
             EditError: the edit cannot be applied, or not be undone; then the resident model is
                 dropped, and reloaded by whoever asks next.
         """
+        if self._edit_is_open:
+            raise EditError(
+                f"{self.pair.name}: the baseline already carries an edit",
+                remedy="leave the first edit's context before another",
+                code="EDIT_OPEN",
+            )
         loaded = self.baseline
         self._keep_own_side()
         journal = EditJournal(loaded.model, self._digests)
+        self._edit_is_open = True
         try:
             coverage = apply_edit(spec, journal)
             yield Subject(
@@ -324,6 +339,7 @@ class Bench:
                 edit=coverage,
             )
         finally:
+            self._edit_is_open = False
             try:
                 journal.undo()
             except BaseException:
@@ -365,21 +381,45 @@ class Bench:
         model = self.baseline.model
         now = read_structure(model, self.baseline.tokenizer_fingerprint)
         return (
-            not model.training
+            function_state(model) == self._state
             and tensor_digests(model) == self._digests
             and now.config == self.structure.config
         )
 
+    def lend(self) -> LoadedModel:
+        """The baseline for others' hands: from now on it is proved before every measurement."""
+        self._lent = True
+        return self.baseline
+
+    def prove_baseline(self) -> None:
+        """Load the baseline, or prove that nobody it was lent to has changed it.
+
+        Raises:
+            EditError: it was changed; then it is dropped, and reloaded by whoever asks next.
+        """
+        if self._edit_is_open or (self._loaded is not None and self._lent and not self.unchanged()):
+            self.drop()
+            raise EditError(
+                f"{self.pair.name}: the resident baseline was changed before it was measured",
+                remedy="change a copy (copy.deepcopy), or leave invarlock_edit's context first",
+                code="BASELINE_CHANGED",
+            )
+        _ = self.baseline
+
     def drop(self) -> None:
         """Forget the resident model; the next use loads it afresh."""
         self._loaded = None
+        self._lent = False
+        self._forget_evidence()
+        self.log("baseline_drop", pair=self.pair.name)
+        free_memory()
+
+    def _forget_evidence(self) -> None:
         self._by_head = None
         self._head = None
         self._twin = None
         self.draws.forget_batches()
         self._evidence.clear()
-        self.log("baseline_drop", pair=self.pair.name)
-        free_memory()
 
 
 def vocabulary(model: Any) -> int:

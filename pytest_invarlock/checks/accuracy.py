@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from pytest_invarlock.checks.same_model import same_model
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import DataError
 from pytest_invarlock.stats.accuracy import PairedAccuracy, paired_accuracy, score_upper
-from pytest_invarlock.stats.choices import example_documents, predicted_right
+from pytest_invarlock.stats.choices import example_documents, predicted_right, tied_choices
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
+    from pytest_invarlock.plan import Arm
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import ArmLosses, Facts
     from pytest_invarlock.stats.choices import BoolArray
@@ -25,14 +27,21 @@ if TYPE_CHECKING:
 CHECK = "primary_metric"
 # More examples than anyone can draw: the drop stands at the limit.
 MOST_TIMES_MORE = 100_000
+# A model that ties more often than this answers nothing: its losses lost their digits.
+LARGEST_TIED_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Answers:
-    """Which examples each model gets right, and each example's document; by ascending example."""
+    """Which examples each model gets right, which it ties on; each example's document.
+
+    All by ascending example.
+    """
 
     baseline: BoolArray
     subject: BoolArray
+    tied_baseline: BoolArray
+    tied_subject: BoolArray
     documents: IntArray
 
     @property
@@ -44,8 +53,9 @@ def accuracy(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
     """Judge the drop in accuracy on the final arm's examples.
 
     Predictions are derived here, from the recorded losses: of an example's choices the one with
-    the least summed loss, the first in order where choices tie exactly. Accuracy by loss per
-    token, which favours no short choice, is printed beside it and decides nothing.
+    the least summed loss; an exact tie at the least loss is a wrong answer, and ties on 5 % of
+    an arm's examples or more are an ERROR. Accuracy by loss per token, which favours no short
+    choice, is printed beside it and decides nothing.
     """
     if facts.plan.get("sequential") is not None:
         return CheckDecision(
@@ -57,6 +67,9 @@ def accuracy(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         by_token = _answers(facts.arms["final"], by_token=True)
     except DataError as error:
         return CheckDecision(CHECK, Outcome.ERROR, "malformed_choices", error.cause)
+    tied = _tied(answers)
+    if tied is not None:
+        return tied
     same = same_model(CHECK, facts)
     if same is not None and same.outcome is not Outcome.PASS:
         return same
@@ -74,7 +87,7 @@ def accuracy(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return CheckDecision(
             CHECK, Outcome.INCONCLUSIVE, error.code.lower(), f"INCONCLUSIVE: {error.cause}"
         )
-    numbers = _numbers(facts, policy, paired, answers["preview"], by_token)
+    numbers = _numbers(facts, policy, paired, answers, by_token)
     if same is not None:
         exact: Numbers = {"drop_upper_pp": 0.0, "drop_lower_pp": 0.0}
         return replace(same, numbers={**numbers, **exact, "degenerate": "identical"})
@@ -88,18 +101,37 @@ def _answers(arm: ArmLosses, *, by_token: bool = False) -> _Answers:
     return _Answers(
         baseline=predicted_right(arm.baseline_nll / size, arm.examples, arm.labels),
         subject=predicted_right(arm.subject_nll / size, arm.examples, arm.labels),
+        tied_baseline=tied_choices(arm.baseline_nll / size, arm.examples),
+        tied_subject=tied_choices(arm.subject_nll / size, arm.examples),
         documents=example_documents(arm.examples, arm.documents),
     )
+
+
+def _tied(answers: Mapping[Arm, _Answers]) -> CheckDecision | None:
+    """ERROR where either model has no single least loss on too many examples of an arm."""
+    for name, arm in answers.items():
+        for model, tied in (("baseline", arm.tied_baseline), ("subject", arm.tied_subject)):
+            if tied.mean() >= LARGEST_TIED_SHARE:
+                return CheckDecision(
+                    CHECK, Outcome.ERROR, "tied_choices",
+                    f"the {model}'s least loss is tied in {int(tied.sum())} of {len(tied)} "
+                    f"examples of the {name} arm: there it has no answer",
+                    {
+                        "ties_baseline": int(arm.tied_baseline.sum()),
+                        "ties_subject": int(arm.tied_subject.sum()),
+                    },
+                )  # fmt: skip
+    return None
 
 
 def _numbers(
     facts: Facts,
     policy: DecisionPolicy,
     paired: PairedAccuracy,
-    preview: _Answers,
+    answers: Mapping[Arm, _Answers],
     by_token: _Answers,
 ) -> Numbers:
-    floor = noise_floor(facts)
+    floor, preview, final = noise_floor(facts), answers["preview"], answers["final"]
     return {
         "drop_pp": 100 * paired.drop,
         "drop_upper_pp": 100 * paired.drop_upper,
@@ -114,10 +146,13 @@ def _numbers(
         "harmful": paired.harmful,
         "beneficial": paired.beneficial,
         "flips": paired.harmful + paired.beneficial,
+        "ties_baseline": int(final.tied_baseline.sum()),
+        "ties_subject": int(final.tied_subject.sum()),
         "mcnemar_p": paired.mcnemar_p,
         "p_value": paired.mcnemar_p,
         "standard_error_pp": 100 * paired.standard_error,
         "design_effect": paired.design_effect,
+        "score_units": paired.score_units,
         "noise_floor_pp": None if floor is None else 100 * floor,
         "n_examples": paired.n_examples,
         "n_documents": paired.n_documents,
@@ -173,7 +208,7 @@ def _needed(paired: PairedAccuracy, policy: DecisionPolicy) -> int | None:
     alpha, limit = policy.primary_metric.alpha, policy.accuracy.drop_limit_pp / 100
 
     def decides(times: float) -> bool:
-        size = times / max(paired.design_effect or 1.0, 1.0)
+        size = times * paired.score_units / paired.n_examples
         worse, better, n = (
             size * count for count in (paired.harmful, paired.beneficial, paired.n_examples)
         )

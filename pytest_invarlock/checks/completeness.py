@@ -1,4 +1,4 @@
-"""Whether a record can be judged at all: whole, paired, finite. Every check asks this first."""
+"""Whether a record can be judged at all: whole, consistent, finite. Every check asks this first."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_invarlock.checks.consistency import contradiction
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.plan import ARMS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pytest_invarlock.records import ArmLosses, Facts
+
+LARGEST_NATS_PER_TOKEN = 1e6
+"""A loss beyond this is no number to reckon with: squared or summed it leaves what doubles hold."""
 
 
 def unfit(check: str, facts: Facts, *, non_finite: Outcome = Outcome.FAIL) -> CheckDecision | None:
@@ -18,7 +24,8 @@ def unfit(check: str, facts: Facts, *, non_finite: Outcome = Outcome.FAIL) -> Ch
 
     ``non_finite`` is the outcome where the subject's loss is NaN or infinite and the baseline's
     is not. It is FAIL for what judges the subject; drift judges the sampling, which such a loss
-    leaves unknown, and says INCONCLUSIVE. The preview arm counts for every check.
+    leaves unknown, and says INCONCLUSIVE. The preview arm counts for every check. A loss beyond
+    `LARGEST_NATS_PER_TOKEN` counts as not finite.
     """
     final = facts.arms.get("final")
     if final is None or len(final.tokens) == 0:
@@ -26,6 +33,11 @@ def unfit(check: str, facts: Facts, *, non_finite: Outcome = Outcome.FAIL) -> Ch
     missing = _incomplete(facts)
     if missing is not None:
         return CheckDecision(check, Outcome.ERROR, "incomplete", missing)
+    against = contradiction(facts)
+    if against is not None:
+        return CheckDecision(
+            check, Outcome.ERROR, "contradictory", f"the record contradicts itself: {against}"
+        )
     return _non_finite(check, facts, non_finite)
 
 
@@ -54,6 +66,9 @@ def _incomplete(facts: Facts) -> str | None:
         documents = {int(document) for document in losses.documents}
         if documents & seen:
             return "the arms share documents"
+        planned = facts.data.get("n_documents_planned", {}).get(arm)
+        if planned is not None and len(documents) > planned:
+            return f"the {arm} arm has {len(documents)} documents, {planned} were planned"
         if len(documents) != facts.data.get("n_documents", {}).get(arm):
             return f"the {arm} arm has {len(documents)} documents, another number is stated"
         seen |= documents
@@ -78,8 +93,9 @@ def _short_arm(facts: Facts, arm: str, losses: ArmLosses) -> str | None:
 
 
 def _non_finite(check: str, facts: Facts, outcome: Outcome) -> CheckDecision | None:
-    baseline = sum(int((~np.isfinite(arm.baseline_nll)).sum()) for arm in facts.arms.values())
-    subject = sum(int((~np.isfinite(arm.subject_nll)).sum()) for arm in facts.arms.values())
+    arms = facts.arms.values()
+    baseline = sum(_n_unusable(arm.baseline_nll, arm.tokens) for arm in arms)
+    subject = sum(_n_unusable(arm.subject_nll, arm.tokens) for arm in arms)
     windows = sum(len(arm.tokens) for arm in facts.arms.values())
     if baseline:
         return CheckDecision(
@@ -95,3 +111,8 @@ def _non_finite(check: str, facts: Facts, outcome: Outcome) -> CheckDecision | N
             {"n_non_finite": subject, "n_windows": windows},
         )  # fmt: skip
     return None
+
+
+def _n_unusable(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> int:
+    # Not "greater than": of NaN nothing is true.
+    return int((~(np.abs(nll) <= LARGEST_NATS_PER_TOKEN * tokens)).sum())

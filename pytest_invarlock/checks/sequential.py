@@ -15,6 +15,7 @@ from pytest_invarlock.errors import ConfigError, DataError
 from pytest_invarlock.stats import document_sums
 from pytest_invarlock.stats.sequential import (
     FIRST_LOOK,
+    RHO,
     SequentialRule,
     SequentialStatistics,
     running_bounds,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pytest_invarlock.stats import DocumentSums
 
 CHECK = "primary_metric"
+# Documents measured between two looks: those after the first that decides are fewer.
+DOCUMENTS_BETWEEN_LOOKS = 8
 
 
 def sequential_ratio(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
@@ -37,7 +40,8 @@ def sequential_ratio(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
     The plan's limit only said when measuring might stop. Under another limit what was measured is
     judged again: a verdict is as valid as before, because the sequence holds at every document,
     and without one more would have to be measured. Replaces floors of windows and tokens; those
-    of documents hold, on the documents that the verdict rests on.
+    of documents hold, on the documents that the verdict rests on. Documents measured after that
+    one add nothing to a PASS but may forbid it.
     """
     if policy.primary_metric.direction == "equivalence":
         return _inconclusive(
@@ -46,6 +50,12 @@ def sequential_ratio(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         )
     final = facts.arms["final"]
     planned = facts.data.get("n_documents_planned", {}).get("final", 0)
+    if planned > facts.plan["windows"]["final_windows"]:
+        return CheckDecision(
+            CHECK, Outcome.ERROR, "contradictory",
+            f"{planned} documents are said to be planned in "
+            f"{facts.plan['windows']['final_windows']} windows of the final arm",
+        )  # fmt: skip
     if len(np.unique(final.documents)) > planned:
         return CheckDecision(
             CHECK, Outcome.ERROR, "incomplete",
@@ -61,13 +71,8 @@ def sequential_ratio(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         few = error.code == "MAXIMUM_DOCUMENTS"
         reason = "sequential_too_few_documents" if few else error.code.lower()
         return _inconclusive(reason, f"{error.cause}; {error.remedy}")
-    if found.classification == "continue" and not _may_stop(facts, sums):
-        return CheckDecision(
-            CHECK, Outcome.ERROR, "incomplete",
-            f"measuring stopped after {sums.n_documents} of {rule.maximum_documents} documents, "
-            "which decided nothing",
-        )  # fmt: skip
-    return _judge(facts, policy, sums, found, rule)
+    untimely = _untimely(facts, sums)
+    return untimely or _judge(facts, policy, sums, found, rule)
 
 
 def tail_rule(limits: TailLimits) -> TailRule:
@@ -93,7 +98,7 @@ def _planned_rule(facts: Facts) -> SequentialRule:
 
 
 def _decisive_rule(facts: Facts, policy: DecisionPolicy) -> SequentialRule:
-    """The planned rule at the policy's level and tail, and never with an earlier first look.
+    """The planned rule at the policy's level and tail, the default tuning, no earlier first look.
 
     A plan says what is measured; how sure a verdict must be is not its business.
     """
@@ -101,16 +106,46 @@ def _decisive_rule(facts: Facts, policy: DecisionPolicy) -> SequentialRule:
     return replace(
         planned,
         first_look=max(planned.first_look, FIRST_LOOK),
+        rho=RHO,
         alpha=policy.primary_metric.alpha,
         tail=tail_rule(policy.tail),
     )
 
 
-def _may_stop(facts: Facts, sums: DocumentSums) -> bool:
-    """Whether the plan's own rule, as the measuring side knows it, had decided."""
+def _untimely(facts: Facts, sums: DocumentSums) -> CheckDecision | None:
+    """ERROR unless measuring stopped in the block in which the plan's own rule decided."""
     limit_delta = math.log(facts.plan["sequential"]["ratio_limit"])
-    planned = sequential(sums, limit_delta=limit_delta, rule=_planned_rule(facts))
-    return planned.classification != "continue"
+    rule, n = _planned_rule(facts), sums.n_documents
+    planned = sequential(sums, limit_delta=limit_delta, rule=rule)
+    if planned.classification == "continue":
+        return CheckDecision(
+            CHECK, Outcome.ERROR, "incomplete",
+            f"measuring stopped after {n} of {rule.maximum_documents} documents, "
+            "which decided nothing",
+        )  # fmt: skip
+    if n - planned.n_documents >= DOCUMENTS_BETWEEN_LOOKS:
+        return CheckDecision(
+            CHECK, Outcome.ERROR, "contradictory",
+            f"measuring went on to {n} documents where {planned.n_documents} decided",
+        )  # fmt: skip
+    return None
+
+
+def _contradicted(sums: DocumentSums, found: SequentialStatistics, policy: DecisionPolicy) -> str:
+    """What documents measured after a PASS say against it; empty where nothing does."""
+    after = sums.n_documents - found.n_documents
+    threshold = policy.tail.threshold_nats
+    harmed = int((sums.mean_difference[found.n_documents :] > threshold).sum())
+    if harmed:
+        return (
+            f"{harmed} of the {after} documents measured after that lost more than "
+            f"{threshold:.3g} nats"
+        )
+    if after and sums.delta > math.log(policy.primary_metric.ratio_limit):
+        return (
+            f"with the {after} documents measured after that the ratio is {_shown(exp(sums.delta))}"
+        )
+    return ""
 
 
 def _judge(
@@ -139,6 +174,9 @@ def _judge(
         text = f"{interval}: beyond {limits.catastrophic_ratio:g} times the baseline's perplexity"
         return CheckDecision(CHECK, Outcome.FAIL, "catastrophic_spike", text, numbers)
     if found.classification == "pass":
+        against = _contradicted(sums, found, policy)
+        if against:
+            return _inconclusive("contradicted_later", f"{interval}; {against}", numbers)
         return CheckDecision(CHECK, Outcome.PASS, "within_limit", interval, numbers)
     if found.classification == "fail":
         return CheckDecision(CHECK, Outcome.FAIL, "beyond_limit", interval, numbers)

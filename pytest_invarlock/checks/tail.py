@@ -38,9 +38,10 @@ class _Rule:
 def tail_check(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
     """Count the final arm's windows and documents that lost more than the threshold.
 
-    Either rule gates where it has units enough, the mode says so and the run was not sequential
-    (there the sequential rule itself holds the documents' clause); else it only monitors. A
-    loss that is not finite is beyond any threshold: FAIL, as for the primary metric.
+    Either rule gates where it has units enough and the mode says so; else it only monitors. In a
+    sequential run the documents' rule only monitors, because the sequential rule holds their
+    clause; the windows' rule gates there as elsewhere, on all windows measured. A loss that is
+    not finite is beyond any threshold: FAIL, as for the primary metric.
     """
     if facts.plan["metric"] == "accuracy":
         return CheckDecision(
@@ -57,10 +58,11 @@ def tail_check(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return CheckDecision(
             CHECK, Outcome.INCONCLUSIVE, error.code.lower(), f"INCONCLUSIVE: {error.cause}"
         )
-    may_gate = limits.mode == "gate" and not sequential
+    may_gate = limits.mode == "gate"
+    by_document = may_gate and not sequential and len(documents) >= limits.min_documents
     rules = (
         _rule("windows", windows, limits, may_gate and len(windows) >= limits.min_windows),
-        _rule("documents", documents, limits, may_gate and len(documents) >= limits.min_documents),
+        _rule("documents", documents, limits, by_document),
     )
     outcome, reason, text = _judge(rules, limits)
     if sequential and outcome is Outcome.PASS:
@@ -133,7 +135,7 @@ def _numbers(rules: tuple[_Rule, _Rule], limits: TailLimits, sequential: bool) -
     }
     for rule, name in ((windows, "window"), (documents, "document")):
         found = rule.found
-        replaced = "replaced" if sequential else "monitor"
+        replaced = "replaced" if sequential and rule is documents else "monitor"
         numbers |= {
             f"{name}_rule": "gate" if rule.gates else replaced,
             f"n_{name}s": found.n,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.plan import MeasurementPlan
 
 CUBLAS_WORKSPACE = ":4096:8"
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def resolve_device(device: str) -> str:
@@ -62,20 +63,20 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
     # Unlike use_deterministic_algorithms, this does not import the compiler (seconds).
     deterministic = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    tf32 = _tf32()
+    workspace = os.environ.get(CUBLAS_VARIABLE)
     strict = plan.determinism == "strict"
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     if strict:
         # cuBLAS reads this once, when CUDA starts.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+        os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_WORKSPACE)
     try:
         if isinstance(plan.threads, int):
             torch.set_num_threads(plan.threads)
         torch.set_deterministic_debug_mode("error" if strict else "default")
         torch.backends.cudnn.benchmark = not strict
-        torch.backends.cuda.matmul.allow_tf32 = not strict
-        torch.backends.cudnn.allow_tf32 = not strict
+        _set_tf32(*(("ieee",) * 2 if strict else ("tf32",) * 2))
         with torch.random.fork_rng(devices=devices):
             seed = random_seed(plan)
             random.seed(seed)
@@ -89,7 +90,32 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = benchmark
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        _set_tf32(*tf32)
+        if workspace is None:
+            os.environ.pop(CUBLAS_VARIABLE, None)
+
+
+def _tf32() -> tuple[str, str]:
+    """Float32 precision of matrix products and of cuDNN, in the words of torch's newer setting.
+
+    The older one, ``allow_tf32``, may not be read once a user has made the newer.
+    """
+    backends: Any = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return "tf32" if allowed[0] else "ieee", "tf32" if allowed[1] else "ieee"
+
+
+def _set_tf32(matmul: str, cudnn: str) -> None:
+    backends: Any = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        backends.cuda.matmul.fp32_precision = matmul
+        backends.cudnn.conv.fp32_precision = cudnn
+        backends.cudnn.rnn.fp32_precision = cudnn
+        return
+    torch.backends.cuda.matmul.allow_tf32 = matmul == "tf32"
+    torch.backends.cudnn.allow_tf32 = cudnn == "tf32"
 
 
 def random_seed(plan: MeasurementPlan) -> int:
@@ -106,9 +132,9 @@ def determinism_in_force(plan: MeasurementPlan) -> dict[str, Any]:
         "interop_threads": torch.get_num_interop_threads(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
-        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "tf32_matmul": _tf32()[0] == "tf32",
+        "tf32_cudnn": _tf32()[1] == "tf32",
+        "cublas_workspace": os.environ.get(CUBLAS_VARIABLE),
     }
 
 

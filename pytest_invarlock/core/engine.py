@@ -67,11 +67,11 @@ def measure(
         bench = Bench(pair, resolve_plan(plan))
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    try:
-        taken = _take(bench, scenario, plan.draw)
-    except torch.OutOfMemoryError:
-        bench.halve_batches()
-        taken = _take_again(bench, scenario, plan.draw)
+    taken = _first_try(bench, scenario, plan.draw)
+    if taken is None:
+        # Outside the handler, which would keep the failed try's tensors alive.
+        with bench.half_batches():
+            taken = _take_again(bench, scenario, plan.draw)
     windows = bench.windows(plan.draw)
     end = time.perf_counter()
     observations = {
@@ -100,9 +100,17 @@ class _Taken:
     determinism: Mapping[str, Any]
 
 
+def _first_try(bench: Bench, scenario: Scenario, draw: int) -> _Taken | None:
+    """A measurement; None where memory ran out."""
+    try:
+        return _take(bench, scenario, draw)
+    except torch.OutOfMemoryError:
+        return None
+
+
 def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
     with in_force(bench.plan.for_draw(draw)):
-        _ = bench.baseline
+        bench.prove_baseline()
         evidence = bench.baseline_evidence(draw)
         ready = time.perf_counter()
         determinism = determinism_in_force(bench.plan.for_draw(draw))
@@ -202,7 +210,7 @@ def _facts(
 
 def _divergence(measured: Mapping[Arm, PairedArm], evidence: BaselineEvidence) -> dict[str, Any]:
     if not measured:
-        return {"not_evaluated": "the subject's tokens are not the baseline's"}
+        return {"not_evaluated": "the subject cannot be measured on the baseline's windows"}
     if any(paired.kl is None for paired in measured.values()):
         return {"not_evaluated": "the two models' vocabularies differ in size"}
     cached = evidence.scores["final"].states is not None
@@ -257,6 +265,7 @@ def _identity(loaded: Any, digests: Mapping[str, str], structure: ModelStructure
         "architecture": type(loaded.model).__name__,
         "adapter": loaded.adapter,
         "attention": loaded.attention,
+        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
     }
 
 

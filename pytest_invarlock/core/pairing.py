@@ -22,6 +22,9 @@ def match_fraction(bench: Bench, subject: LoadedModel, draw: int) -> tuple[float
         DataError: ``PAIRING_MISMATCH`` under strict pairing, naming the windows that differ.
     """
     baseline = bench.baseline
+    unreadable = _unreadable(bench, subject, draw)
+    if unreadable is not None:
+        return 0.0, (unreadable,)
     if subject.tokenizer_fingerprint == baseline.tokenizer_fingerprint:
         return 1.0, ()
     if bench.draws.is_given(draw):
@@ -38,3 +41,14 @@ def match_fraction(bench: Bench, subject: LoadedModel, draw: int) -> tuple[float
     pairing = compare_windows(windows, own)
     note = f"the subject's tokenizer differs and gives {pairing.match_fraction:.0%} of the windows"
     return pairing.match_fraction, (note,)
+
+
+def _unreadable(bench: Bench, subject: LoadedModel, draw: int) -> str | None:
+    """Why the subject cannot read the baseline's windows at all; None where it can."""
+    if subject.reading != bench.baseline.reading:
+        return f"the subject is a {subject.reading} model, the baseline {bench.baseline.reading}"
+    arms = bench.windows(draw).arms.values()
+    longest = max(max(len(w.tokens), len(w.targets)) for windows in arms for w in windows)
+    if subject.context is not None and longest > subject.context:
+        return f"windows have up to {longest} tokens, the subject takes {subject.context}"
+    return None

@@ -103,7 +103,12 @@ def _label(row: Row, name: str, choices: tuple[str, ...], *, named: bool) -> int
     """The place of the right choice: the label is one of them, or else a place from 0."""
     value = column(row, name)
     if str(value) in choices and (named or isinstance(value, str)):
-        return choices.index(str(value))
+        place = choices.index(str(value))
+        if not named and str(value).isdecimal() and place != int(value) < len(choices):
+            raise bad_row(
+                row, f"label {value!r} in field {name!r} is choice {place} and also place {value}"
+            )
+        return place
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, int) and 0 <= value < len(choices):

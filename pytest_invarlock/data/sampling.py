@@ -16,7 +16,7 @@ from pytest_invarlock.errors import DataError
 from pytest_invarlock.plan import Arm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pytest_invarlock.data.documents import Document
     from pytest_invarlock.data.pieces import Piece
@@ -52,11 +52,13 @@ def sample(
     *,
     draw: int,
     noun: str = "windows",
+    taken: Collection[bytes] = (),
 ) -> list[Piece]:
     """Draw an arm's pieces: round-robin over documents in seeded order, each piece once.
 
     Every document gives one before any gives two, and none gives more than
-    ``max_windows_per_document``. Pieces of equal content count once.
+    ``max_windows_per_document``. Pieces of equal content count once, and those whose content is
+    ``taken``, by the other arm, not at all.
 
     Raises:
         DataError: ``DATA_TOO_SMALL`` naming arm and counts; ``noun`` is what is counted.
@@ -75,7 +77,8 @@ def sample(
     turns.sort(key=lambda entry: entry[:3])
     unique: dict[bytes, Piece] = {}
     for *_, piece in turns:
-        unique.setdefault(piece.content(), piece)
+        if piece.content() not in taken:
+            unique.setdefault(piece.content(), piece)
     if len(unique) < wanted:
         raise DataError(
             f"the {arm} arm holds {len(unique)} {noun} in {len(candidates)} documents, "

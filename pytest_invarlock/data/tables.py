@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
+import tempfile
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.data.json_lines import json_lines
@@ -15,7 +18,6 @@ from pytest_invarlock.policy.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 JSON_LINES = (".jsonl", ".ndjson")
 
@@ -87,64 +89,69 @@ def _numbered(values: Iterator[Mapping[str, Any]], path: Path) -> Iterator[Row]:
         yield Row(f"{path}: row {number}", row, str(path))
 
 
-def _batched(batches: Iterator[Any], path: Path, form: str) -> Iterator[Row]:
+def _through_datasets(builder: str, content: bytes, path: Path, **options: Any) -> Iterator[Row]:
+    """The rows that ``datasets``' own reader of a format gives; its cache is a folder soon gone."""
+    import datasets
     import pyarrow as pa
 
-    def values() -> Iterator[Mapping[str, Any]]:
+    shown = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"rows{_extension(path)}"
+        file.write_bytes(content)
         try:
-            for batch in batches:
-                yield from batch.to_pylist()
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, form) from error
-
-    return _numbered(values(), path)
+            rows = list(
+                datasets.load_dataset(
+                    builder, data_files=str(file), split="train", streaming=True,
+                    cache_dir=folder, **options,
+                )
+            )  # fmt: skip
+        except (
+            pa.ArrowException, datasets.exceptions.DatasetsError, OSError, ValueError
+        ) as error:  # fmt: skip
+            raise _damaged(path, _extension(path).removeprefix(".")) from error
+        finally:
+            datasets.logging.set_verbosity(shown)
+    return _numbered(iter(rows), path)
 
 
 def _parquet(content: bytes, path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        opened = parquet.ParquetFile(io.BytesIO(content))
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "parquet") from error
-    return _batched(opened.iter_batches(batch_size=1024), path, "parquet")
+    return _through_datasets("parquet", content, path)
 
 
 def _arrow(content: bytes, path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-
-    # `datasets` writes streams, other tools files that begin with this mark.
-    is_file = content.startswith(b"ARROW1")
-    try:
-        if is_file:
-            reader = pa.ipc.open_file(io.BytesIO(content))
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        else:
-            batches = iter(pa.ipc.open_stream(io.BytesIO(content)))
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "arrow") from error
-    return _batched(batches, path, "arrow")
+    return _through_datasets("arrow", content, path)
 
 
 def _separated(separator: str) -> Callable[[bytes, Path], Iterator[Row]]:
     def read(content: bytes, path: Path) -> Iterator[Row]:
-        import pyarrow as pa
-        from pyarrow import csv
+        from datasets import Features, Value
 
-        form = "csv" if separator == "," else "tsv"
-        try:
-            table = csv.read_csv(
-                io.BytesIO(content),
-                parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-                # An empty cell is empty text, which the reader of the column judges.
-                convert_options=csv.ConvertOptions(strings_can_be_null=False),
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, form) from error
-        return _batched(iter(table.to_batches()), path, form)
+        header = _header(content, path, separator)
+        # Cells are text, an id 01 among them, and an empty one is empty text.
+        features = Features({name: Value("string") for name in header})
+        return _through_datasets(
+            "csv", content, path, sep=separator, features=features, keep_default_na=False
+        )
 
     return read
+
+
+def _header(content: bytes, path: Path, separator: str) -> list[str]:
+    """The column names of a separated file, all of whose rows have as many cells."""
+    try:
+        rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=separator)
+        header = next(rows)
+        for row in rows:
+            if row and len(row) != len(header):
+                raise DataError(
+                    f"{path}:{rows.line_num}: has {len(row)} cells, the header {len(header)}",
+                    remedy="mend that line",
+                    code="DATA_DAMAGED",
+                )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, _extension(path).removeprefix(".")) from error
+    return header
 
 
 def _text(content: bytes, path: Path) -> Iterator[Row]:

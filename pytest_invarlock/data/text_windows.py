@@ -133,7 +133,8 @@ class TextCutter:
         each = [Stream.of_document(self._tokens[index], index) for index in members]
         if self._convention in ("document", "lm-eval-word"):
             return each
-        if self._convention == "gptq-2048":
+        if self._convention in ("gptq-2048", "llama.cpp-512"):
+            # Both tokenise the whole text at once, with the tokenizer's own beginning.
             head = Stream.of_document(as_ids(self._affixes.prefix), members[0], first_place=-1)
             each = [head, *each]
         return [Stream.joined(each)]

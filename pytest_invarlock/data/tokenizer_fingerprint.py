@@ -12,7 +12,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """``sha256:`` over what turns text into ids: the whole pipeline where it can be read.
 
     Fast tokenizers give their normaliser, pre-tokeniser, model and added tokens; truncation and
-    padding state, which calls change, is left out. Others give vocabulary and special tokens.
+    padding state, which calls change, is left out. Others give their vocabulary. Which tokens are
+    special, and as what, is part of it: windows begin, end and are masked with them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -22,9 +23,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     else:
         pipeline = {
             "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
-            "special_tokens": {
-                name: str(token)
-                for name, token in getattr(tokenizer, "special_tokens_map", {}).items()
-            },
         }
-    return digest({"pipeline": json.dumps(pipeline, sort_keys=True)})
+    special = {
+        name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()
+    }
+    return digest({"pipeline": json.dumps(pipeline, sort_keys=True), "special_tokens": special})

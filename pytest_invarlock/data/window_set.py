@@ -115,7 +115,9 @@ class WindowSet:
         content = hashlib.sha256(self.reading.encode())
         for arm, windows in sorted(self.arms.items()):
             for window in windows:
-                head = f"|{arm}|{window.document}|{window.weight}|{window.example}|"
+                head = (
+                    f"|{arm}|{window.document}|{window.weight}|{window.example}|{window.is_label}|"
+                )
                 content.update(head.encode() + window.content())
         return "sha256:" + content.hexdigest()
 

@@ -81,7 +81,9 @@ def draw_windows(
     for arm in ARMS:
         pieces = cutter.cut([index for index, name in enumerate(arm_of) if name == arm])
         noun = "examples" if content == "choices" else "windows"
-        drawn[arm] = sample(arm, pieces, keys, selection, draw=draw, noun=noun)
+        # A boilerplate window that both arms could hold would not be new evidence in the second.
+        taken = {piece.content() for before in drawn.values() for piece in before}
+        drawn[arm] = sample(arm, pieces, keys, selection, draw=draw, noun=noun, taken=taken)
     arms = numbered(drawn)
     settings = {
         "selection": selection.document(),

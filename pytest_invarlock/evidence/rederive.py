@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decide import decide
-from pytest_invarlock.errors import ConfigError, EvidenceError
+from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.strict_json import digest, loads
@@ -23,10 +23,12 @@ from pytest_invarlock.path_names import slug
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import (
     DecisionPolicy,
+    policies_by_scenario,
     policies_digest,
     policy_from_document,
 )
 from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.tiers import shipped_differences
 from pytest_invarlock.records import Record, record_from_bytes
 from pytest_invarlock.verdict import decide_run
 
@@ -43,6 +45,8 @@ RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
 REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
 MAX_DOCUMENT_BYTES = 64 * 2**20
 TOLERANCE = 1e-9
+HOSTILE = (ArithmeticError, TypeError, LookupError, ValueError)
+"""What numbers and names that satisfy the schemas may still provoke in the arithmetic on them."""
 _SCHEMAS: Mapping[str, str] = {
     POLICY: "policies",
     SCENARIOS: "scenarios",
@@ -94,11 +98,7 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
     """Findings of the semantic stage; hashes and schemas (`check_schemas`) hold already."""
     documents = _document(pack, POLICY)["policies"]
     try:
-        policies = {
-            key: policy
-            for policy in map(policy_from_document, documents)
-            for key in policy.expectations
-        }
+        policies = policies_by_scenario(documents)
     except ConfigError as error:
         return [Finding(error.code, Stage.SEMANTICS, POLICY, error.cause)]
     stated = _document(pack, VERDICT)
@@ -113,15 +113,22 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
     findings = [_policy_note(policy) for policy in map(policy_from_document, documents)]
     for path in filter(RECORD_NAME.fullmatch, pack.names()):
         try:
-            judged.append(_redecide(pack, path, policies))
-        except (EvidenceError, ConfigError) as error:
+            record, decision = _redecide(pack, path, policies)
+            found = _compare_certificate(pack, record, policies, stated["run_id"])
+        except InvarlockError as error:
             findings.append(Finding(error.code, Stage.SEMANTICS, path, error.cause))
-            continue
-        findings += _compare_certificate(pack, judged[-1][0], policies, stated["run_id"])
+        except HOSTILE as error:
+            findings.append(_undecidable(path, error))
+        else:
+            judged.append((record, decision))
+            findings += found
     judged.sort(key=lambda entry: (entry[1].model, entry[1].scenario, entry[1].draw))
     records = [record for record, _ in judged]
     decisions = [decision for _, decision in judged]
-    findings += _compare_verdict(pack, stated, planned, records, decisions, policies)
+    try:
+        findings += _compare_verdict(pack, stated, planned, records, decisions, policies)
+    except HOSTILE as error:
+        findings.append(_undecidable(VERDICT, error))
     findings += _compare_manifest(pack, stated, records, policies_digest(documents))
     findings += _compare_scenarios(pack, records)
     return findings + _unexplained_files(pack, records)
@@ -130,13 +137,25 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
 def _policy_note(policy: DecisionPolicy) -> Finding:
     """What was demanded, for the reader: a signed pack may have been judged by a lax policy."""
     overrides = [key for key, origin in policy.provenance.items() if origin == "suite file"]
+    differences = shipped_differences(policy)
     text = (
         f"tier {policy.tier}, profile {policy.profile}, "
         f"limit {policy.primary_metric.ratio_limit:g}, {policy.floors.documents} documents at least"
     )
     if overrides:
         text += f"; set by the suite file: {', '.join(sorted(overrides))}"
+    if "tier_file" in policy.provenance:
+        text += f"; the tier is a user's own file, {policy.provenance['tier_file']}"
+    if differences is None:
+        text += f"; no tier that is shipped is named {policy.tier}"
+    elif differences:
+        text += f"; differs from the shipped tier {policy.tier} in: {', '.join(differences)}"
     return Finding("POLICY", Stage.SEMANTICS, POLICY, text, "note")
+
+
+def _undecidable(path: str, error: Exception) -> Finding:
+    text = f"cannot be judged: {type(error).__name__}: {str(error)[:200]}"
+    return Finding("UNDECIDABLE", Stage.SEMANTICS, path, text)
 
 
 def _document(pack: VerifiedPack, path: str) -> dict[str, Any]:
@@ -210,10 +229,7 @@ def _compare_verdict(
     decisions: Sequence[Decision],
     policies: Mapping[tuple[str, str], DecisionPolicy],
 ) -> list[Finding]:
-    try:
-        verdict = decide_run(planned, decisions, policies)
-    except EvidenceError as error:
-        return [Finding(error.code, Stage.SEMANTICS, VERDICT, error.cause)]
+    verdict = decide_run(planned, decisions, policies)
     expected = {
         **verdict.document(),
         "status": "complete",

@@ -49,12 +49,14 @@ class BatchShape:
         batch_tokens: greatest number of tokens, padding included, of one forward pass.
         pad_id: the token that fills up rows; masked out, so its value changes no result.
         decoder_start_id: the decoder's first token, for ``seq2seq``.
+        extra_padding: masked tokens added to every row of the (encoder's) input.
     """
 
     reading: Reading
     batch_tokens: int
     pad_id: int = 0
     decoder_start_id: int | None = None
+    extra_padding: int = 0
 
 
 def make_batches(
@@ -88,7 +90,7 @@ def _length(window: Window, shape: BatchShape) -> int:
 def _pad(
     windows: Sequence[Window], order: tuple[int, ...], shape: BatchShape, device: torch.device
 ) -> Batch:
-    inputs, mask = _padded([window.tokens for window in windows], shape.pad_id)
+    inputs, mask = _padded([window.tokens for window in windows], shape.pad_id, shape.extra_padding)
     arrays = {"input_ids": inputs, "attention_mask": mask}
     if shape.reading == "seq2seq":
         start = np.array([shape.decoder_start_id], dtype=np.int32)
@@ -111,9 +113,9 @@ def _tensor(array: NDArray[np.integer], device: torch.device) -> torch.Tensor:
 
 
 def _padded(
-    sequences: Sequence[NDArray[np.int32]], pad_id: int
+    sequences: Sequence[NDArray[np.int32]], pad_id: int, extra: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    shape = (len(sequences), max(len(sequence) for sequence in sequences))
+    shape = (len(sequences), max(len(sequence) for sequence in sequences) + extra)
     ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
     for row, sequence in enumerate(sequences):

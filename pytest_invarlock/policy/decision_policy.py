@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -11,6 +12,8 @@ from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
 
 POLICY_FORMAT = "invarlock-policy-v1"
+LEAST_LEVEL = 1e-6
+"""No sample of a size that anyone measures says anything at a smaller level."""
 # Checks of ours whose mode stands in their own limits, or that have none; all others are guards.
 METRIC_CHECKS = ("primary_metric", "drift", "tail")
 KNOWN_CHECKS = ("invariants", *METRIC_CHECKS)
@@ -41,6 +44,25 @@ class MetricLimits:
     bootstrap_alpha: float
     bootstrap_replicates: int
     direction: Direction = "non_inferiority"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a level that no interval, or not so few replicates, can hold."""
+        for name in ("alpha", "bootstrap_alpha"):
+            level = getattr(self, name)
+            if not LEAST_LEVEL <= level < 0.5:
+                raise ConfigError(
+                    f"primary_metric.{name} is {level:g}",
+                    remedy=f"choose a level from {LEAST_LEVEL:g} to .2",
+                    code="METRIC_LEVEL",
+                )
+        # Fewer leave no replicate beyond the quantile that is asked for.
+        if (self.bootstrap_replicates + 1) * self.bootstrap_alpha < 1:
+            raise ConfigError(
+                f"{self.bootstrap_replicates} bootstrap replicates cannot show a level of "
+                f"{self.bootstrap_alpha:g}",
+                remedy=f"take at least {math.ceil(1 / self.bootstrap_alpha) - 1} of them",
+                code="BOOTSTRAP_REPLICATES",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +129,16 @@ class Floors:
     documents: int
     effective_documents: float
     tokens: int | None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for floors below which nothing can be estimated."""
+        if self.documents < 2 or not self.effective_documents >= 1 or (self.tokens or 0) < 0:
+            raise ConfigError(
+                f"floors of {self.documents} documents, {self.effective_documents:g} effective "
+                f"ones and {self.tokens} tokens",
+                remedy="demand at least 2 documents, 1 effective one and 0 tokens",
+                code="FLOORS",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +227,16 @@ def policies_digest(documents: Sequence[Mapping[str, Any]]) -> str:
 def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
     """Rebuild a policy from the (schema-checked) form that `DecisionPolicy.document` writes.
 
-    Raises ConfigError where a guard among the checks has no mode.
+    Raises ConfigError where a guard among the checks has no mode, a limit is out of range, or a
+    scenario has two expectations.
     """
+    scenarios = {(entry["model"], entry["scenario"]) for entry in document["expectations"]}
+    if len(scenarios) < len(document["expectations"]):
+        raise ConfigError(
+            "the policy states two expectations of one scenario",
+            remedy="do not use this policy",
+            code="POLICY_TWICE",
+        )
     for check in document["checks"]:
         if check not in METRIC_CHECKS and check not in document["modes"]:
             raise ConfigError(
@@ -226,3 +266,24 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
         },
         provenance=dict(document["provenance"]),
     )
+
+
+def policies_by_scenario(
+    documents: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str], DecisionPolicy]:
+    """Each scenario's policy.
+
+    Raises ConfigError ``POLICY_TWICE`` where two policies speak of one scenario: which of them
+    judges it would be a matter of order.
+    """
+    found: dict[tuple[str, str], DecisionPolicy] = {}
+    for policy in map(policy_from_document, documents):
+        for key in policy.expectations:
+            if key in found:
+                raise ConfigError(
+                    f"two policies speak of scenario {'::'.join(key)}",
+                    remedy="let one policy judge each scenario",
+                    code="POLICY_TWICE",
+                )
+            found[key] = policy
+    return found

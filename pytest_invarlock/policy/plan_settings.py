@@ -170,6 +170,8 @@ def build_policy(
         provenance["bootstrap_replicates"] = "suite file"
     if named:
         provenance["tier"] = settings.made["tier"].origin
+    if tier.file_digest is not None:
+        provenance["tier_file"] = tier.file_digest
     return DecisionPolicy(
         tier=tier.name,
         profile=profile.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.evidence.strict_json import sha256_text
 from pytest_invarlock.policy.decision_policy import METRIC_CHECKS
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import names, read_text
@@ -16,7 +17,7 @@ from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_invarlock.policy.decision_policy import Direction, Mode
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy, Direction, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Tier:
     """Limits: which checks are demanded, in which mode, and how much change they allow.
 
     ``accuracy``, ``tail`` and ``drift`` hold the file's keys, which are the fields of
-    `AccuracyLimits`, `TailLimits` and `DriftLimits`.
+    `AccuracyLimits`, `TailLimits` and `DriftLimits`. ``file_digest`` is ``sha256:`` of the YAML
+    file it was read from; None for a shipped one.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Tier:
     drift: Mapping[str, Any]
     token_floor: int
     provenance: Mapping[str, str]
+    file_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,21 @@ class Profile:
 
 
 def load_tier(reference: str, folder: Path | None = None) -> Tier:
-    """The tier of a shipped name or of a YAML file, looked for in ``folder``."""
-    value = _load("tiers", reference, "tier", folder).value
+    """The tier of a shipped name or of a YAML file, looked for in ``folder``.
+
+    Raises ConfigError for an unknown name, a file that breaks the grammar, and a file that takes
+    a shipped tier's name: readers of its verdicts would think of the shipped limits.
+    """
+    document = _load("tiers", reference, "tier", folder)
+    value: dict[str, Any] = document.value
+    is_shipped = reference in names("tiers", ".yaml")
     metric = value["primary_metric"]
+    if not is_shipped and value["name"] in names("tiers", ".yaml"):
+        raise ConfigError(
+            f"{document.name}: the name {value['name']!r} is a shipped tier's",
+            remedy="give your tier a name of its own",
+            code="TIER_NAME",
+        )
     for check in value["checks"]:
         if check not in METRIC_CHECKS and check not in value["guards"]:
             raise ConfigError(
@@ -82,6 +97,7 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
         drift=dict(value["drift"]),
         token_floor=value["token_floor"],
         provenance=dict(value["provenance"]),
+        file_digest=None if is_shipped else sha256_text(Path(document.name).read_bytes()),
     )
 
 
@@ -100,6 +116,50 @@ def load_profile(reference: str) -> Profile:
         token_floor_enforced=floors["token_floor"] == "enforced",
         determinism=value["determinism"],
     )
+
+
+def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
+    """Every key in which a policy differs from the shipped tier of its name, with both values.
+
+    None where no shipped tier has that name. Floors and replicates are compared with the profile
+    of the policy's name, where that is a shipped one.
+    """
+    if policy.tier not in names("tiers", ".yaml"):
+        return None
+    tier = load_tier(policy.tier)
+    metric = ("ratio_limit", "catastrophic_ratio", "alpha", "bootstrap_alpha", "direction")
+    shipped: dict[str, Any] = {
+        "checks": list(tier.checks),
+        **{f"guards.{name}.mode": mode for name, mode in tier.modes.items()},
+        **{f"primary_metric.{key}": getattr(tier, key) for key in metric},
+        **{f"accuracy.{key}": value for key, value in tier.accuracy.items()},
+        **{f"tail.{key}": value for key, value in tier.tail.items()},
+        **{f"drift.{key}": value for key, value in tier.drift.items()},
+    }
+    if policy.profile in names("profiles", ".yaml"):
+        profile = load_profile(policy.profile)
+        shipped |= {
+            "bootstrap_replicates": profile.bootstrap_replicates,
+            "floors.documents": profile.documents,
+            "floors.effective_documents": profile.effective_documents,
+            "floors.tokens": tier.token_floor if profile.token_floor_enforced else None,
+        }
+    document = policy.document()
+    stated: dict[str, Any] = {
+        "checks": document["checks"],
+        **{f"guards.{name}.mode": mode for name, mode in policy.modes.items()},
+        **{
+            f"{block}.{key}": value
+            for block in ("primary_metric", "accuracy", "tail", "drift", "floors")
+            for key, value in document[block].items()
+        },
+    }
+    stated["bootstrap_replicates"] = stated.pop("primary_metric.bootstrap_replicates")
+    return [
+        f"{key} {stated.get(key)} (shipped: {shipped[key]})"
+        for key in sorted(shipped)
+        if stated.get(key) != shipped[key]
+    ]
 
 
 def _load(folder: str, reference: str, what: str, base: Path | None = None) -> YamlDocument:

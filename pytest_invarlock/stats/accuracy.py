@@ -35,7 +35,9 @@ class PairedAccuracy:
         standard_error: CR2 standard error of the drop over documents.
         design_effect: of the drop; None where no example is discordant.
         upper_t: CR2 t bound with D − 1 degrees of freedom.
-        upper_score: Tango's score bound, on counts deflated by a design effect above 1.
+        score_units: independent units n / deflation that the score bound takes the examples for:
+            at most the effective documents.
+        upper_score: Tango's score bound, on counts deflated to ``score_units``.
         lower_t: mirror of upper_t.
         lower_score: mirror of upper_score.
     """
@@ -51,6 +53,7 @@ class PairedAccuracy:
     mcnemar_p: float
     standard_error: float
     design_effect: float | None
+    score_units: float
     upper_t: float
     upper_score: float
     lower_t: float
@@ -73,13 +76,12 @@ def paired_accuracy(
     """Bound the drop in accuracy from paired right and wrong answers, document by document.
 
     The upper bound is the larger of the CR2 t bound over documents and Tango's score bound, which
-    stays above 0 without a discordant example (there the t bound is 0). Where documents hold
-    several examples the score bound takes counts divided by the design effect; without a
-    discordant example that effect cannot be estimated and is taken as 1, so harm confined to
-    whole documents that were not drawn stays unseen, as in every interval. Coverage of at least
-    .935 is shown for one example a document (`docs/measured/statistics.md`); where harm gathers
-    in documents of many examples it falls short, down to .86 at a correlation of .3. Exchanging
-    the models negates the drop and exchanges the bounds exactly.
+    stays above 0 without a discordant example (there the t bound is 0). The score bound's units
+    are documents: counts are divided by n / D_eff, the design effect of examples that change all
+    together, and by the estimated effect where that is larger still. Few discordant examples
+    cannot exclude that they gather in whole documents, so the estimate never narrows the bound.
+    Coverage is shown in `docs/measured/statistics.md`. Exchanging the models negates the drop
+    and exchanges the bounds exactly.
 
     Args:
         baseline_right: bool (n_examples,).
@@ -96,7 +98,8 @@ def paired_accuracy(
 
     Source: Tango, Statistics in Medicine 17 (1998), 891-908; McNemar, Psychometrika 12 (1947),
     153-157, with the exact binomial p; CR2: Bell and McCaffrey, Survey Methodology 28 (2002);
-    deflated counts: Rao and Scott, Biometrics 48 (1992), 577-585.
+    deflated counts: Rao and Scott, Biometrics 48 (1992), 577-585; the largest effect Σm²/Σm:
+    Kish, Survey Sampling (1965), section 8.2, at a correlation of 1.
     """
     if not 0 < alpha < 0.5:
         raise ConfigError(f"alpha={alpha}", remedy="choose a level in (0, .5)", code="LEVEL")
@@ -112,7 +115,8 @@ def paired_accuracy(
     n = len(documents)
     sums, effect = _sums(baseline_right, subject_right, documents)
     half_width = float(special.stdtrit(sums.n_documents - 1, 1 - alpha)) * sums.cr2_standard_error
-    deflate = max(effect or 1.0, 1.0)
+    # n / D_eff is 1 where each document is one example; rounding must not put it a hair below.
+    deflate = max(n / sums.effective_documents, effect or 1.0, 1.0)
     worse, better, size = harmful / deflate, beneficial / deflate, n / deflate
     return PairedAccuracy(
         n_examples=n,
@@ -126,6 +130,7 @@ def paired_accuracy(
         mcnemar_p=mcnemar_p(harmful, beneficial),
         standard_error=sums.cr2_standard_error,
         design_effect=effect,
+        score_units=size,
         upper_t=sums.delta + half_width,
         upper_score=score_upper(worse, better, size, alpha=alpha),
         lower_t=sums.delta - half_width,

@@ -14,7 +14,7 @@ BoolArray = NDArray[np.bool_]
 def predicted_right(nll: FloatArray, examples: IntArray, labels: IntArray) -> BoolArray:
     """Say of each example whether the choice with the least loss is the right one.
 
-    Of choices that tie exactly the first in order is the prediction.
+    Where the least loss is tied exactly the model has no answer: counted as wrong.
 
     Args:
         nll: float64 (n_choices,), nats, summed over the choice's tokens or averaged over them.
@@ -30,10 +30,28 @@ def predicted_right(nll: FloatArray, examples: IntArray, labels: IntArray) -> Bo
             example leaves nothing to choose.
     """
     _check_choices(nll, examples, labels)
-    # Ascending example, then loss; lexsort is stable, so the first of equal losses stays first.
+    order, first = _by_loss(nll, examples)
+    return np.asarray((labels[order][first] == 1) & ~tied_choices(nll, examples))
+
+
+def tied_choices(nll: FloatArray, examples: IntArray) -> BoolArray:
+    """Say of each example whether several of its choices share its least loss exactly.
+
+    Args:
+        nll: float64 (n_choices,), nats.
+        examples: int64 (n_choices,), at least two choices of each example.
+
+    Returns:
+        bool (n_examples,), in ascending order of example ordinal.
+    """
+    order, first = _by_loss(nll, examples)
+    return np.asarray(nll[order][first] == nll[order][first + 1])
+
+
+def _by_loss(nll: FloatArray, examples: IntArray) -> tuple[IntArray, IntArray]:
+    """Choices by ascending example, then loss; and where in that order each example begins."""
     order = np.lexsort((nll, examples))
-    first = np.flatnonzero(np.diff(examples[order], prepend=examples[order][:1] - 1))
-    return np.asarray(labels[order][first] == 1)
+    return order, np.flatnonzero(np.diff(examples[order], prepend=examples[order][:1] - 1))
 
 
 def example_documents(examples: IntArray, documents: IntArray) -> IntArray:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from pytest_invarlock.errors import DataError
 
+# Nats; cubes of contributions, which the skewness takes, still hold in a double.
+_LARGEST_SUM = 1e75
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -26,7 +29,8 @@ class DocumentSums:
         weight: W_j = Σ w, float64 (n_documents,), predicted tokens.
 
     Raises:
-        DataError: ``UNPAIRED_DOCUMENTS``, ``ONE_DOCUMENT``, ``ZERO_TOKENS`` or ``NON_FINITE``.
+        DataError: ``UNPAIRED_DOCUMENTS``, ``ONE_DOCUMENT``, ``ZERO_TOKENS``, ``NON_FINITE`` or
+            ``TOO_LARGE`` for values that no longer square.
     """
 
     weighted_difference: FloatArray
@@ -154,7 +158,7 @@ def document_sums(
 
     Raises:
         DataError: ``NO_WINDOWS``, ``UNPAIRED_WINDOWS``, ``NOT_COUNTS``, ``ZERO_TOKENS``,
-            ``NON_FINITE`` or ``ONE_DOCUMENT``.
+            ``NON_FINITE``, ``TOO_LARGE`` or ``ONE_DOCUMENT``.
     """
     _require_paired(baseline_nll, subject_nll, tokens, documents)
     _require_finite(baseline_nll=baseline_nll, subject_nll=subject_nll)
@@ -200,4 +204,11 @@ def _require_finite(**arrays: FloatArray) -> None:
                 f"{name} holds {int((~np.isfinite(array)).sum())} non-finite value(s)",
                 remedy="report the window as non-finite before asking for an interval",
                 code="NON_FINITE",
+            )
+        if (np.abs(array) > _LARGEST_SUM).any():
+            raise DataError(
+                f"{name} holds {int((np.abs(array) > _LARGEST_SUM).sum())} value(s) beyond "
+                f"{_LARGEST_SUM:g}",
+                remedy="report a loss of this size as non-finite",
+                code="TOO_LARGE",
             )

@@ -10,6 +10,10 @@ from pytest_invarlock.errors import ConfigError, DataError
 
 # Width of the larger-of-two bound over the plain normal bound, from simulation (rule 2).
 WIDTH_OF_MAX_RULE = 1.15
+# Square root of more documents than can be counted, and log of the largest ratio in a double.
+_MOST = 1e100
+_LARGEST_EXPONENT = 709.0
+_LARGEST_SD = 1e75
 
 
 def documents_needed(
@@ -34,8 +38,8 @@ def documents_needed(
         power: wanted probability of meeting the limit, above alpha.
 
     Returns:
-        Documents in all, at least 2; None where the assumed truth is at or beyond the limit, so
-        that no number of documents would decide.
+        Documents in all, at least 2; None where the assumed truth is at or beyond the limit, or
+        too near for any number that can be counted, so that no number of documents would decide.
 
     Raises:
         DataError: ``DOCUMENT_SD`` or ``EFFECTIVE_SHARE`` out of range.
@@ -54,6 +58,8 @@ def documents_needed(
         )
     margin = limit_delta - true_delta
     if not margin > 0:
+        return None
+    if margin * _MOST < reach:
         return None
     effective = (reach / margin) ** 2
     # Rounding must not add a document where the formula gives an integer.
@@ -90,7 +96,14 @@ def minimum_detectable_ratio(
             remedy="pass Kish's effective number of the sample",
             code="EFFECTIVE_DOCUMENTS",
         )
-    return math.exp(reach / math.sqrt(effective_documents))
+    exponent = reach / math.sqrt(effective_documents)
+    if exponent > _LARGEST_EXPONENT:
+        raise DataError(
+            f"a document sd of {document_sd} detects no ratio that a double holds",
+            remedy="measure more documents, or a model that is not destroyed",
+            code="DOCUMENT_SD",
+        )
+    return math.exp(exponent)
 
 
 def _quantile_sum(alpha: float, power: float) -> float:
@@ -102,7 +115,7 @@ def _quantile_sum(alpha: float, power: float) -> float:
 
 
 def _checked_sd(document_sd: float) -> float:
-    if not 0 <= document_sd < math.inf:
+    if not 0 <= document_sd <= _LARGEST_SD:
         raise DataError(
             f"document sd {document_sd}",
             remedy="pass the finite sd of document means",

@@ -140,7 +140,7 @@ def ratio_bounds(
     """
     rank = _tail_rank(replicates, alpha, bootstrap_alpha)
     sums = document_sums(baseline_nll, subject_nll, tokens, documents)
-    resolution = _loss_resolution(baseline_nll, subject_nll, tokens)
+    resolution = _loss_resolution(baseline_nll, subject_nll, tokens, documents)
     degenerate: Degenerate | None = None
     if (np.abs(sums.residual) <= resolution * sums.weight).all():
         degenerate = "identical" if bool((baseline_nll == subject_nll).all()) else "constant"
@@ -192,14 +192,25 @@ def _tail_rank(replicates: int, alpha: float, bootstrap_alpha: float) -> int:
     return rank
 
 
-def _loss_resolution(baseline: FloatArray, subject: FloatArray, tokens: IntArray) -> float:
-    """Difference of document means, nats per token, that rounding of the losses alone can make."""
-    largest = float((np.maximum(np.abs(baseline), np.abs(subject)) / tokens).max())
-    return _ROUNDING_UNITS * float(np.finfo(np.float64).eps) * largest
+def _loss_resolution(
+    baseline: FloatArray, subject: FloatArray, tokens: IntArray, documents: IntArray
+) -> FloatArray:
+    """Difference of a document's mean, nats per token, that rounding of its losses alone can make.
+
+    Of each document by its own largest loss, (n_documents,) in ascending order of ordinal: one
+    huge window must not pass the spread of all others off as rounding.
+    """
+    names, group = np.unique(documents, return_inverse=True)
+    largest = np.zeros(len(names))
+    np.maximum.at(largest, group, np.maximum(np.abs(baseline), np.abs(subject)) / tokens)
+    return np.asarray(_ROUNDING_UNITS * float(np.finfo(np.float64).eps) * largest)
 
 
-def _resample(sums: DocumentSums, seed: bytes, replicates: int, resolution: float) -> _Resamples:
+def _resample(
+    sums: DocumentSums, seed: bytes, replicates: int, resolution: FloatArray
+) -> _Resamples:
     n, centred = sums.n_documents, sums.residual
+    rounding = resolution * sums.weight
     deviations, errors = [], []
     for counts in counts_in_chunks(seed, replicates, n):
         drawn = counts.astype(np.float64)
@@ -208,9 +219,9 @@ def _resample(sums: DocumentSums, seed: bytes, replicates: int, resolution: floa
         # Residuals about the resample's own mean, not expanded squares: those cancel near zero.
         residual = centred - deviation[:, None] * sums.weight
         square = np.einsum("bd,bd->b", drawn, residual**2)
-        square[square <= resolution**2 * (drawn @ sums.weight**2)] = 0.0
+        square[square <= drawn @ rounding**2] = 0.0
         # A tie with the estimate must not depend on the last bit: BCa counts ties as half.
-        deviation[np.abs(deviation) <= resolution] = 0.0
+        deviation[np.abs(deviation) <= drawn @ rounding / weight] = 0.0
         deviations.append(deviation)
         errors.append(np.sqrt(n / (n - 1) * square) / weight)
     return _Resamples(np.concatenate(deviations), np.concatenate(errors))

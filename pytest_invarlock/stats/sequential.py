@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 SequentialClassification = Literal["pass", "fail", "inconclusive", "continue"]
 
 FIRST_LOOK = 64
+RHO = 0.334
 _LEAST_MAXIMUM = 128
+# Beyond it the sequence excludes nothing, and its square would leave the range of doubles.
+_LARGEST_FACTOR = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class SequentialRule:
 
     maximum_documents: int
     first_look: int = FIRST_LOOK
-    rho: float = 0.334
+    rho: float = RHO
     alpha: float = 0.05
     tail: TailRule = TailRule()  # noqa: RUF009 - frozen and valid
 
@@ -134,7 +137,10 @@ def sequential(
         )
     excess = documents.weighted_difference - limit_delta * documents.weight
     mean, sd = running_mean_and_sd(excess)
-    half_width = sd * half_width_factors(n, rho=rule.rho, alpha=rule.alpha)
+    factors = half_width_factors(n, rho=rule.rho, alpha=rule.alpha)
+    # An infinite factor says nothing of spread: not even 0 · inf may narrow it.
+    half_width = np.full(n, math.inf)
+    np.multiply(sd, factors, out=half_width, where=np.isfinite(factors))
     above = np.cumsum(documents.mean_difference > rule.tail.threshold_nats)
     acceptable = above == 0
     if n == rule.maximum_documents:
@@ -178,6 +184,8 @@ def running_bounds(documents: DocumentSums, rule: SequentialRule) -> tuple[float
     """
     n = documents.n_documents
     factor = float(half_width_factors(n, rho=rule.rho, alpha=rule.alpha)[-1])
+    if factor > _LARGEST_FACTOR:
+        return -math.inf, math.inf
     # About the estimate, so that the quadratic's terms do not cancel.
     residual, weight = documents.residual, documents.weight
     covariance = np.cov(residual, weight, ddof=1)
@@ -202,17 +210,25 @@ def half_width_factors(n: int, *, rho: float, alpha: float) -> FloatArray:
         alpha: one-sided error over all looks.
 
     Returns:
-        float64 (n,), dimensionless; infinite for one document.
+        float64 (n,), dimensionless, above 0; infinite for one document, and wherever the tail
+        probability is below what a double holds.
 
     Source: as :func:`sequential`.
     """
     t = np.arange(1, n + 1, dtype=np.float64)
-    spread = t * rho**2 + 1
-    factor = np.sqrt(2 * spread / (t * rho) ** 2 * np.log1p(np.sqrt(spread) / (2 * alpha)))
-    factor[0] = math.inf
-    tail_probability = special.ndtr(-factor[1:] * np.sqrt(t[1:]))
-    factor[1:] = -special.stdtrit(t[1:] - 1, tail_probability) / np.sqrt(t[1:])
-    return factor
+    # (tρ² + 1)/(t²ρ²) = 1/t + (1/(tρ))², so that no ρ overflows but into a factor of infinity.
+    with np.errstate(over="ignore", divide="ignore"):
+        spread = np.hypot(np.sqrt(t) * rho, 1.0)
+        shrink = 1 / t + (1 / (t * rho)) ** 2
+        normal = np.sqrt(2 * shrink * np.log1p(spread / (2 * np.float64(alpha))))
+        normal[0] = math.inf
+        tail_probability = special.ndtr(-normal[1:] * np.sqrt(t[1:]))
+        factor = normal.copy()
+        factor[1:] = -special.stdtrit(t[1:] - 1, tail_probability) / np.sqrt(t[1:])
+    # Student's quantile at a probability of 0 comes back with the wrong sign.
+    factor[1:][~(tail_probability > 0) | ~(factor[1:] > 0)] = math.inf
+    # Student's tail is the heavier one: whatever rounding says, no narrower than the normal.
+    return np.maximum(factor, normal)
 
 
 def running_mean_and_sd(values: FloatArray) -> tuple[FloatArray, FloatArray]:

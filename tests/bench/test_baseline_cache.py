@@ -125,3 +125,13 @@ def test_without_a_folder_nothing_is_kept() -> None:
 def test_nothing_but_the_file_and_its_lock_is_left(tmp_path: Path) -> None:
     cached_evidence(tmp_path, KEY, evidence)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".safetensors"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"12", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_a_damaged_file_is_written_anew(tmp_path: Path, damage: bytes) -> None:
+    cached_evidence(tmp_path, KEY, evidence)
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(damage)
+    cached_evidence(tmp_path, KEY, evidence)
+    found = cached_evidence(tmp_path, KEY, never)
+    assert equal(found.scores["final"].nll, evidence().scores["final"].nll)

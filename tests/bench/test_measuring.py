@@ -14,7 +14,7 @@ from pytest_invarlock.adapters import LoadedModel
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.data.window_set import Reading, Window, WindowSet
-from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.errors import ConfigError, EditError
 from pytest_invarlock.metrics.batches import BatchShape, make_batches
 from pytest_invarlock.metrics.token_scoring import score, window_sums
 from pytest_invarlock.plan import (
@@ -267,3 +267,46 @@ def test_choices_are_not_for_sequential_mode(tiny_model: Any, windows: Windows) 
     with pytest.raises(ConfigError) as caught:
         bench.baseline_evidence(0)
     assert caught.value.code == "SEQUENTIAL_ACCURACY"
+
+
+def test_one_row_batches_are_never_made_larger(tiny_model: Any, windows: Windows) -> None:
+    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    bench.plan = replace(bench.plan, batch_tokens=1)
+    bench.draws.plan = bench.plan
+    floor = bench.baseline_evidence(0).noise_floor
+    assert floor["same_batch_nats_per_token"] == 0
+    assert floor["second_batch_nats_per_token"] < 1e-4
+    longest = max(len(w.tokens) for w in bench.windows(0).final)
+    assert floor["second_batch_tokens"] == longest
+
+
+def test_an_edit_inside_an_edit_is_refused(tiny_model: Any, windows: Windows) -> None:
+    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    with bench.edited(EditSpec("noop")):
+        with pytest.raises(EditError) as caught, bench.edited(PRUNE):
+            pytest.fail("two edits at once")
+        assert caught.value.code == "EDIT_OPEN"
+    with bench.edited(PRUNE):
+        pass
+
+
+def test_a_lent_baseline_is_proved_before_it_is_measured(tiny_model: Any, windows: Windows) -> None:
+    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    bench.prove_baseline()
+    model = bench.lend().model
+    bench.prove_baseline()
+    model.model.norm.weight.mul_(1.5)
+    with pytest.raises(EditError) as caught:
+        bench.prove_baseline()
+    assert caught.value.code == "BASELINE_CHANGED"
+
+
+def test_a_second_baseline_is_not_compared_by_the_firsts_head(
+    tiny_model: Any, windows: Windows
+) -> None:
+    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    measured(bench)
+    other = tiny_model("llama", hidden_size=48)
+    bench.adopt(LoadedModel(other, None, None, 128, None))
+    arms = measured(bench, EditSpec("noop"))
+    assert float(arms["final"].kl.abs().max()) == 0

@@ -41,9 +41,15 @@ POLICY = made_policy(
 )
 DIVERGENCE: dict[str, Any] = {
     "method": "cached_states",
-    "preview": {"kl_nats_mean": 0.002},
-    "final": {"kl_nats_mean": 0.00123, "top1_same_share": 0.98, "delta_p_mean": None},
-}
+    **{
+        name: {
+            "n_tokens": N * TOKENS, "kl_nats_mean": 0.00123, "top1_same_share": 62 / 63,
+            "delta_p_mean": None,
+        }
+        for name in ("preview", "final")
+    },
+}  # fmt: skip
+UNCOMPARED = {"not_evaluated": "no common vocabulary"}
 
 
 def identity(tensors: str) -> dict[str, Any]:
@@ -59,6 +65,15 @@ def arm(change: float, sd: float, first_document: int = 0) -> ArmLosses:
     return ArmLosses(
         np.arange(N) + first_document, np.full(N, TOKENS), baseline,
         baseline + TOKENS * (change + sd * generator.normal(size=N)),
+    )  # fmt: skip
+
+
+def compared(one: ArmLosses) -> ArmLosses:
+    """``one`` with the arrays whose statistics `DIVERGENCE` states."""
+    nothing = np.zeros(N, dtype=np.int64)
+    return replace(
+        one, kl_nats=np.full(N, 0.00123 * TOKENS), top1_same=np.full(N, 62),
+        top1_harmful=nothing, top1_beneficial=nothing,
     )  # fmt: skip
 
 
@@ -85,11 +100,12 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
             "n_tensors_changed": 4, "n_parameters_touched": 40, "n_parameters_changed": 39,
         },
         "data": {"digest": SHA, "seq_len": TOKENS + 1, "n_documents": {"preview": N, "final": N},
+                 "n_documents_planned": {"preview": N, "final": N},
                  "match_fraction": 1.0, "overlap_fraction": 0.0, "duplicate_fraction": 0.25,
                  "notes": []},
-        "arms": {"preview": arm(change, sd, N), "final": arm(change, sd)},
+        "arms": {"preview": compared(arm(change, sd, N)), "final": compared(arm(change, sd))},
         "guards": {"invariants": INVARIANTS}, "error": None,
-        "divergence": DIVERGENCE, "noise_floor": QUIET,
+        "divergence": UNCOMPARED if "arms" in replaced else DIVERGENCE, "noise_floor": QUIET,
     }  # fmt: skip
     return Record(Facts(**stated | replaced))
 
@@ -210,29 +226,35 @@ def accuracy(harmful: int, beneficial: int) -> Record:
     )
     windows = of.facts.plan["windows"] | {"preview_windows": 400, "final_windows": 400}
     plan = dict(of.facts.plan) | {"metric": "accuracy", "windows": windows}
-    data = dict(of.facts.data) | {"n_documents": {"preview": 400, "final": 400}}
+    counts = {"preview": 400, "final": 400}
+    data = dict(of.facts.data) | {"n_documents": counts, "n_documents_planned": counts}
     return replace(of, facts=replace(of.facts, plan=plan, data=data))
 
 
 def sequential() -> Record:
-    """Measured 100 of 200 planned documents; the verdict stands after 64."""
+    """Measured 70 of 200 planned documents; the verdict stands after 64."""
     generator = np.random.default_rng(4)
-    baseline = generator.uniform(2, 4, 100) * TOKENS
+    baseline = generator.uniform(2, 4, 70) * TOKENS
     final = ArmLosses(
-        np.arange(100), np.full(100, TOKENS), baseline,
-        baseline + TOKENS * generator.normal(0.01, 0.02, 100),
+        np.arange(70), np.full(70, TOKENS), baseline,
+        baseline + TOKENS * generator.normal(0.01, 0.02, 70),
     )  # fmt: skip
     of = record(arms={"preview": replace(final, documents=final.documents + 100), "final": final})
     plan = dict(of.facts.plan) | {
         "windows": of.facts.plan["windows"] | {"preview_windows": 200, "final_windows": 200},
         "sequential": {"ratio_limit": 1.1, "first_look": 64, "rho": 0.334, "alpha": 0.05},
     }
-    counts = {"preview": 100, "final": 100}
+    counts = {"preview": 70, "final": 70}
     planned = {"preview": 200, "final": 200}
     data = dict(of.facts.data) | {"n_documents": counts, "n_documents_planned": planned}
     return replace(of, facts=replace(of.facts, plan=plan, data=data))
 
 
+UNCHANGED = {
+    "name": "quant_rtn", "parameters": {"bitwidth": 8}, "n_tensors_touched": 4,
+    "n_tensors_changed": 0, "n_parameters_touched": 40, "n_parameters_changed": 0,
+}  # fmt: skip
+NOISY = QUIET | {"same_batch_nats_per_token": 0.5, "largest_window_nats_per_token": 0.6}
 ERROR_RECORD = {
     "arms": {}, "guards": {}, "baseline": {}, "subject": {}, "edit": None, "data": {},
     "error": "OUT_OF_MEMORY", "divergence": {}, "noise_floor": {},
@@ -246,13 +268,13 @@ ERROR_RECORD = {
         (record(0.3), "FAIL"),
         (record(1.2), "FAIL"),
         (record(0.09, 0.2), "INCONCLUSIVE"),
-        (record(0.0, 0.0, subject=identity(SHA)), "PASS"),
+        (record(0.0, 0.0, subject=identity(SHA), edit=UNCHANGED), "PASS"),
         (sparse(), "INCONCLUSIVE"),
         (non_finite(), "FAIL"),
         (record(guards={}), "ERROR"),
         (record(arms={}), "ERROR"),
-        (record(noise_floor=QUIET | {"same_batch_nats_per_token": 0.5}), "ERROR"),
-        (record(divergence={"not_evaluated": "no common vocabulary"}), "PASS"),
+        (record(noise_floor=NOISY), "ERROR"),
+        (record(arms={"preview": arm(0.01, 0.01, N), "final": arm(0.01, 0.01)}), "PASS"),
         (accuracy(0, 0), "PASS"),
         (accuracy(60, 5), "FAIL"),
         (accuracy(3, 0), "INCONCLUSIVE"),

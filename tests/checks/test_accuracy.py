@@ -99,12 +99,36 @@ def test_harm_that_clusters_in_documents_widens_the_bound() -> None:
     assert together["drop_upper_pp"] > apart["drop_upper_pp"]  # type: ignore[operator]
 
 
-def test_ties_go_to_the_first_choice_in_order() -> None:
-    one = choices([False] * 300, [False] * 300)
-    tied = replace(one, subject_nll=np.full(600, 5.0))
-    decided = metric(accuracy_facts(arms={"preview": tied, "final": tied}))
-    assert decided.numbers["accuracy_subject"] == 1.0
-    assert decided.numbers["beneficial"] == 300
+def tied(n: int, n_tied: int, model: str) -> Any:
+    """All of ``n`` examples right in both arms, but for ties of ``model`` on the first ones."""
+    one = choices([True] * n, [True] * n)
+    nll = getattr(one, f"{model}_nll").copy()
+    nll[: 2 * n_tied] = 5.0
+    one = replace(one, **{f"{model}_nll": nll})
+    return accuracy_facts(arms={"preview": one, "final": one})
+
+
+def test_a_tie_is_a_wrong_answer() -> None:
+    numbers = metric(tied(400, 19, "subject")).numbers
+    assert (numbers["ties_baseline"], numbers["ties_subject"]) == (0, 19)
+    assert (numbers["accuracy_subject"], numbers["harmful"]) == (381 / 400, 19)
+
+
+@pytest.mark.parametrize("model", ["baseline", "subject"])
+@pytest.mark.parametrize("n_tied", [20, 400])
+def test_a_model_that_ties_often_has_no_answers(model: str, n_tied: int) -> None:
+    decided = metric(tied(400, n_tied, model))
+    assert (decided.outcome, decided.reason) == (Outcome.ERROR, "tied_choices")
+    assert decided.numbers[f"ties_{model}"] == n_tied
+    assert f"the {model}'s least loss is tied in {n_tied} of 400" in decided.text
+
+
+def test_examples_of_one_document_count_as_one() -> None:
+    """Nothing changed in 400 examples of 40 documents: that excludes 6 points, not 1."""
+    decided = metric(accuracy_facts(400, documents=np.arange(400) // 10))
+    assert decided.reason == "bound_straddles_limit"
+    assert decided.numbers["score_units"] == pytest.approx(40)
+    assert decided.numbers["drop_upper_pp"] == pytest.approx(100 * 1.645**2 / (40 + 1.645**2), abs=0.01)  # fmt: skip
 
 
 def test_predictions_by_token_are_printed_beside() -> None:

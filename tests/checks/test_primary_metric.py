@@ -97,6 +97,7 @@ def test_below_a_floor_nothing_is_concluded(
         words = f"{64 * 2 * TOKENS} tokens, {64 * 2 * TOKENS + 1} are needed"
     else:
         measured = the_facts(damage)
+        measured = replace(measured, data=dict(measured.data) | {"seq_len": 10_001})
     check = metric(measured, policy(floors=floors))
     assert (check.outcome, check.reason) == (Outcome.INCONCLUSIVE, "below_floor")
     assert words in check.text
@@ -291,7 +292,8 @@ def test_an_undecided_equivalence_counts_documents_to_the_nearer_limit() -> None
 def test_a_limit_below_the_noise_floor_is_an_error_of_configuration(
     which: str, differences: Any
 ) -> None:
-    noisy = facts(differences, noise_floor=QUIET | {which: 0.02})
+    floor = QUIET | {which: 0.02, "largest_window_nats_per_token": 0.03}
+    noisy = facts(differences, noise_floor=floor)
     tight = policy(primary_metric=replace(METRIC, ratio_limit=1.01))
     decided = metric(noisy, tight)
     assert (decided.outcome, decided.reason) == (Outcome.ERROR, "margin_below_noise_floor")
@@ -330,7 +332,10 @@ def test_divergence_and_flips_come_from_the_arrays() -> None:
         kl_nats=np.full(64, 1.27), top1_same=np.full(64, 120), top1_harmful=np.full(64, 2),
         top1_beneficial=np.full(64, 1),
     )  # fmt: skip
-    numbers = metric(facts(arms={"preview": one, "final": one})).numbers
+    stated = {"n_tokens": 64 * 127.0, "kl_nats_mean": 0.01, "top1_same_share": 120 / 127}
+    divergence = {"method": "cached_states", "preview": stated, "final": stated}
+    made = facts(arms={"preview": one, "final": one}, divergence=divergence)
+    numbers = metric(made).numbers
     assert numbers["kl_mean_nats"] == pytest.approx(0.01)
     assert numbers["top1_agreement"] == pytest.approx(120 / 127)
     assert (numbers["flips_harmful"], numbers["flips_beneficial"], numbers["flips"]) == (
@@ -429,6 +434,7 @@ def test_scaling_tokens_and_losses_together_leaves_the_ratio(
     made = facts(spread(mean, sd))
     larger = replace(
         made,
+        data=dict(made.data) | {"seq_len": TOKENS * scale + 1},
         arms={
             name: replace(
                 one, tokens=one.tokens * scale, baseline_nll=one.baseline_nll * scale,

@@ -87,9 +87,18 @@ def test_another_limit_is_judged_on_what_was_measured(
         assert "measured only until limit 1.1 decided" in decided.text
 
 
+def planned_as(made: Facts, **change: Any) -> Facts:
+    plan = dict(made.plan) | {"sequential": dict(made.plan["sequential"]) | change}
+    return replace(made, plan=plan)
+
+
 def test_a_plan_cannot_make_the_verdict_less_sure() -> None:
     made = sequential_facts(spread(0.0, 0.05, 40))
     lax = dict(made.plan["sequential"]) | {"alpha": 0.4, "first_look": 2}
+    decided = metric(replace(made, plan=dict(made.plan) | {"sequential": lax}))
+    # By its own first look it should have stopped at two.
+    assert (decided.outcome, decided.reason) == (Outcome.ERROR, "contradictory")
+    lax["first_look"] = 40
     decided = metric(replace(made, plan=dict(made.plan) | {"sequential": lax}))
     assert (decided.outcome, decided.reason) == (
         Outcome.INCONCLUSIVE,
@@ -110,14 +119,53 @@ def test_equivalence_needs_a_fixed_number() -> None:
 
 
 def test_documents_are_taken_in_the_order_drawn() -> None:
-    """The bad documents come last: a verdict at 64 does not see them."""
-    differences = np.concatenate([spread(0.0, 0.02, 64), np.full(64, 0.6)])
+    """The worse documents come last: a verdict at 64 rests on those before them."""
+    differences = np.concatenate([spread(0.0, 0.02, 64), np.full(7, 0.6)])
     made = sequential_facts(differences)
     decided: CheckDecision = metric(made)
-    assert decided.outcome is Outcome.PASS
+    assert (decided.outcome, decided.numbers["n_documents"]) == (Outcome.PASS, 64)
     final = made.arms["final"]
     turned = replace(final, documents=final.documents[::-1].copy())
-    assert metric(replace(made, arms={**made.arms, "final": turned})).outcome is Outcome.FAIL
+    again = metric(replace(made, arms={**made.arms, "final": turned}))
+    # Drawn first, they leave nothing decided after 71.
+    assert (again.outcome, again.reason) == (Outcome.ERROR, "incomplete")
+
+
+@pytest.mark.parametrize("rho", [0.007, 1e-200, 1e-5, 10.0, 1e200])
+@pytest.mark.parametrize(("mean", "sd"), [(0.12, 0.1), (0.18, 0.6), (0.4, 0.9)])
+def test_the_plans_tuning_decides_nothing(rho: float, mean: float, sd: float) -> None:
+    made = sequential_facts(spread(mean, sd, 64))
+    decided = metric(planned_as(made, rho=rho))
+    assert decided.outcome is not Outcome.PASS
+
+
+@pytest.mark.parametrize(("n_after", "harm"), [(136, 3.0), (8, 5.0), (64, 0.6), (8, 0.0)])
+def test_more_than_one_block_after_the_decision_is_an_error(n_after: int, harm: float) -> None:
+    differences = np.concatenate([spread(0.01, 0.02, 64), np.full(n_after, harm)])
+    decided = metric(sequential_facts(differences))
+    assert (decided.outcome, decided.reason) == (Outcome.ERROR, "contradictory")
+
+
+def test_a_ruined_document_after_the_decision_forbids_the_pass() -> None:
+    differences = np.concatenate([spread(0.01, 0.02, 64), [0.0, 0.0, 0.7]])
+    decided = metric(sequential_facts(differences))
+    assert (decided.outcome, decided.reason) == (Outcome.INCONCLUSIVE, "contradicted_later")
+    assert "1 of the 3 documents measured after that" in decided.text
+
+
+def test_a_plan_that_measures_on_cannot_hide_what_came_later() -> None:
+    """Under a tuning that never decides all is measured: the whole must not contradict."""
+    differences = np.concatenate([spread(0.0, 0.02, 64), np.full(136, 0.5)])
+    decided = metric(planned_as(sequential_facts(differences), rho=1e-200))
+    assert (decided.outcome, decided.reason) == (Outcome.INCONCLUSIVE, "contradicted_later")
+    assert "the ratio is 1.4" in decided.text
+
+
+def test_more_documents_than_windows_cannot_be_planned() -> None:
+    made = sequential_facts(spread(0.0, 0.05, 64))
+    data = dict(made.data) | {"n_documents_planned": {"preview": 201, "final": 201}}
+    decided = metric(replace(made, data=data))
+    assert (decided.outcome, decided.reason) == (Outcome.ERROR, "contradictory")
 
 
 @pytest.mark.parametrize("planned", [{}, {"n_documents_planned": {"preview": 200, "final": 63}}])

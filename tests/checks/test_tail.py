@@ -125,13 +125,23 @@ def test_accuracy_has_no_tail() -> None:
 
 @pytest.mark.parametrize(
     ("n_harmed", "outcome", "reason"),
-    [(0, Outcome.PASS, "sequential"), (2, Outcome.WARN, "harmed_windows")],
+    [(0, Outcome.PASS, "sequential"), (2, Outcome.FAIL, "harmed_windows")],
 )
-def test_in_sequential_mode_the_tail_only_monitors(
+def test_in_sequential_mode_the_windows_still_gate(
     n_harmed: int, outcome: Outcome, reason: str
 ) -> None:
     differences = spread(0.0, 0.02, 128)
     differences[:n_harmed] += 1
     decided = tail(sequential_facts(differences))
     assert (decided.outcome, decided.reason) == (outcome, reason)
-    assert decided.numbers["window_rule"] == "replaced"
+    assert decided.numbers["window_rule"] == "gate"
+    assert decided.numbers["document_rule"] == "replaced"
+
+
+@pytest.mark.parametrize("n_harmed", [0, 2])
+def test_in_sequential_mode_few_windows_only_monitor(n_harmed: int) -> None:
+    differences = spread(0.0, 0.02, 99)
+    differences[:n_harmed] += 1
+    decided = tail(sequential_facts(differences))
+    assert decided.outcome is (Outcome.WARN if n_harmed else Outcome.PASS)
+    assert decided.numbers["window_rule"] == "monitor"

@@ -158,3 +158,22 @@ def test_what_is_recorded_is_what_torch_says(mode: Any, monkeypatch: pytest.Monk
         "tf32_matmul": not strict, "tf32_cudnn": not strict,
         "cublas_workspace": ":4096:8" if strict else None,
     }  # fmt: skip
+
+
+def test_the_newer_setting_of_tf32_is_kept_and_no_obstacle() -> None:
+    matmul: Any = torch.backends.cuda.matmul
+    kept = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        with in_force(plan(determinism="strict")):
+            assert determinism_in_force(plan(determinism="strict"))["tf32_matmul"] is False
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = kept
+
+
+def test_the_workspace_variable_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with in_force(plan(determinism="strict")):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ

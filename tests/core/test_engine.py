@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,42 @@ def test_running_out_of_memory_once_measures_both_models_in_smaller_batches(
     final = facts.arms["final"]
     assert final.subject_nll.tobytes() == final.baseline_nll.tobytes()
     assert bench.unchanged()
+    # What one scenario met is nothing to the next.
+    assert measured(bench, NOOP).facts.plan["batch_tokens"] == 512
+
+
+def test_the_retry_holds_nothing_of_the_try(
+    checkpoints: dict[str, Path], plan: MeasurementPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair("m", str(checkpoints["gpt2"]))
+    bench, alive, whole = Bench(pair, plan), [], Bench.measure_subject
+    seen: list[Any] = []
+
+    def short(bench: Bench, subject: Any, draw: int) -> Any:
+        seen.append(weakref.ref(subject.loaded.model))
+        alive.append(sum(there() is not None for there in seen))
+        if len(seen) == 1:
+            raise torch.OutOfMemoryError
+        return whole(bench, subject, draw)
+
+    monkeypatch.setattr(Bench, "measure_subject", short)
+    measure(pair, Scenario("copy", subject=str(checkpoints["gpt2"])), plan, bench=bench)
+    assert alive == [1, 1]
+
+
+@pytest.mark.parametrize("change", ["context", "reading"])
+def test_a_subject_that_cannot_read_the_windows_is_not_measured(
+    change: str, bench: Bench, tmp_path: Path, tiny_model: Any, tokenizer: Any
+) -> None:
+    model = tiny_model("bert") if change == "reading" else tiny_model("gpt2", n_positions=32)
+    subject = tmp_path / "subject"
+    model.save_pretrained(subject)
+    tokenizer.save_pretrained(subject)
+    facts = measured(bench, Scenario("other", subject=str(subject))).facts
+    assert facts.arms == {}
+    assert facts.data["match_fraction"] == 0
+    assert ("masked" if change == "reading" else "takes 32") in facts.data["notes"][-1]
+    assert "not_evaluated" in facts.divergence
 
 
 def test_too_little_text_ends_in_its_error(

@@ -222,7 +222,8 @@ def test_an_empty_side_of_a_pair_is_refused(tmp_path: Path, row: dict[str, str])
         ({"label": 1, "c": ["x", "y"]}, {"choices_field": "c"}, Example("q", ("x", "y"), 1)),
         ({"label": "1", "c": ["x", "y"]}, {"choices_field": "c"}, Example("q", ("x", "y"), 1)),
         ({"label": "y", "c": ["x", "y"]}, {"choices_field": "c"}, Example("q", ("x", "y"), 1)),
-        ({"label": "1", "c": ["1", "0"]}, {"choices_field": "c"}, Example("q", ("1", "0"), 0)),
+        ({"label": "7", "c": ["7", "0"]}, {"choices_field": "c"}, Example("q", ("7", "0"), 0)),
+        ({"label": "1", "c": ["0", "1"]}, {"choices_field": "c"}, Example("q", ("0", "1"), 1)),
         ({"label": 0}, {"labels": ["no", "yes"]}, Example("q", ("no", "yes"), 0)),
         ({"label": True}, {"labels": ["no", "yes"]}, Example("q", ("no", "yes"), 1)),
         ({"label": "yes"}, {"labels": ["no", "yes"]}, Example("q", ("no", "yes"), 1)),
@@ -233,6 +234,13 @@ def test_a_label_is_a_choice_or_its_place(
 ) -> None:
     provider = jsonl(tmp_path, lines({"text": "q", **row}), "local_jsonl_choices", **fields)
     assert list(provider.documents()) == [Document(examples=(example,))]
+
+
+def test_a_label_that_is_one_choice_and_the_place_of_another_is_refused(tmp_path: Path) -> None:
+    content = lines({"text": "q", "label": "3", "c": ["0", "1", "3", "2"]})
+    error = refusal(jsonl(tmp_path, content, "local_jsonl_choices", choices_field="c"))
+    assert "texts.jsonl:1" in error.cause
+    assert "is choice 2 and also place 3" in error.cause
 
 
 def test_without_choices_the_labels_that_occur_are_the_choices(tmp_path: Path) -> None:

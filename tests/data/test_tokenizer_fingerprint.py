@@ -87,3 +87,11 @@ def test_without_a_pipeline_the_vocabulary_counts_and_not_its_order() -> None:
     assert fingerprint == tokenizer_fingerprint(SlowTokenizer({"b": 1, "a": 0}))
     assert fingerprint != tokenizer_fingerprint(SlowTokenizer({"b": 0, "a": 1}))
     assert fingerprint != tokenizer_fingerprint(SlowTokenizer({"a": 0}))
+
+
+def test_which_tokens_are_special_and_as_what_is_part_of_it(tokenizer: Any) -> None:
+    from copy import deepcopy
+
+    other = deepcopy(tokenizer)
+    other.pad_token = "a"
+    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer)

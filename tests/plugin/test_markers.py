@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 BODY = """
 import pytest
 
@@ -158,3 +162,47 @@ def test_a_check_that_only_monitors_warns_and_lets_the_test_pass(repository):
     result = repository.run("test_pruned.py", "-k", "keeps")
     result.assert_outcomes(passed=1, deselected=2, warnings=1)
     result.stdout.fnmatch_lines(["*WARN tail: *windows above 0.693 nats*only monitor*"])
+
+
+LENT = (
+    BODY.partition("    def test_it_keeps")[0]
+    + """
+    def test_first(self, invarlock_baseline):
+        CHANGE
+
+    def test_second(self, invarlock):
+        assert invarlock.primary_metric.passed
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "invarlock_baseline.model.rotary_emb.inv_freq.mul_(0.5)",
+        "invarlock_baseline.model.layers[0].register_forward_hook(lambda *a: None)",
+        "invarlock_baseline.model.layers[0].train()",
+    ],
+)
+def test_what_no_checkpoint_holds_is_proved_as_well(repository, change):
+    repository.pytester.makepyfile(test_lent=LENT.replace("CHANGE", change))
+    result = repository.run("test_lent.py")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*test_first*changed the lent baseline*"])
+    assert repository.events().count("baseline_load") == 2
+
+
+def test_a_comparison_inside_an_open_edit_is_an_error_and_no_record(repository):
+    repository.pytester.makepyfile(
+        test_open=BODY.partition("    def test_it_keeps")[0]
+        + """
+    def test_open(self, invarlock_edit, request):
+        with invarlock_edit("quant_rtn", bitwidth=3, scope="attn"):
+            request.getfixturevalue("invarlock")
+"""
+    )
+    result = repository.run("test_open.py")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*changed before it was measured*"])
+    (record,) = (repository.latest / "records").rglob("*.record.json")
+    assert json.loads(record.read_text())["facts"]["error"] == "BASELINE_CHANGED"

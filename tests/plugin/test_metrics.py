@@ -197,3 +197,5 @@ scenarios:
         for path in (repository.latest / "records").rglob("*.record.json")
     )
     assert counters == 2 * 2 * 64
+    # The baseline's kept states would betray the text, and are large.
+    assert not (repository.latest / "state" / "baseline").exists()

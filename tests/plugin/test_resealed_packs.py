@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+import pytest_invarlock.core.engine as engine
+import pytest_invarlock.evidence.rederive as rederive
 import pytest_invarlock.evidence.run_pack as run_pack
+from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.certificate.verdict_text import verdict_file_text
+from pytest_invarlock.decide import decide
+from pytest_invarlock.errors import MeasurementError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.keys import fingerprint, load_private_key, user_signing_key_path
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.evidence.pack import seal_pack
-from pytest_invarlock.evidence.rederive import check_schemas, rederive_pack
+from pytest_invarlock.evidence.rederive import (
+    RECORD_NAME,
+    check_schemas,
+    combined_plan_digest,
+    rederive_pack,
+    report_path,
+)
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
+from pytest_invarlock.plan import PlannedScenario
+from pytest_invarlock.policy.decision_policy import policies_by_scenario
+from pytest_invarlock.records import record_from_bytes
+from pytest_invarlock.verdict import decide_run
 
 REPORT = "reports/builtin-llama/pruned/run_0/evaluation.report.json"
 PAGE = "reports/builtin-llama/pruned/run_0/report.md"
@@ -119,6 +136,58 @@ FORGERIES = {
         lambda f: edited(f, POLICY, lambda v: v["policies"][0].update(modes={})),
         7,
     ),
+    "no primary metric demanded": (
+        lambda f: edited(f, POLICY, lambda v: v["policies"][0].update(checks=["tail"])),
+        4,
+    ),
+    "no invariants demanded": (
+        lambda f: edited(f, POLICY, lambda v: v["policies"][0]["checks"].remove("invariants")),
+        4,
+    ),
+    "floors of nothing": (
+        lambda f: edited(f, POLICY, lambda v: v["policies"][0]["floors"].update(documents=0)),
+        4,
+    ),
+    "a level of nothing": (
+        lambda f: edited(
+            f, POLICY, lambda v: v["policies"][0]["primary_metric"].update(alpha=1e-17)
+        ),
+        4,
+    ),
+    "too few replicates for the level": (
+        lambda f: edited(
+            f, POLICY, lambda v: v["policies"][0]["primary_metric"].update(bootstrap_alpha=1e-4)
+        ),
+        7,
+    ),
+    "a second policy for the same scenarios": (
+        lambda f: edited(f, POLICY, lambda v: v["policies"].append(v["policies"][0])),
+        7,
+    ),
+    "two expectations of a scenario": (
+        lambda f: edited(
+            f,
+            POLICY,
+            lambda v: v["policies"][0]["expectations"].append(v["policies"][0]["expectations"][0]),
+        ),
+        7,
+    ),
+    "no windows planned": (
+        lambda f: edited(
+            f, RECORD, lambda v: v["facts"]["plan"]["windows"].update(preview_windows=0)
+        ),
+        4,
+    ),
+    "pairing left out": (
+        lambda f: edited(f, RECORD, lambda v: v["facts"]["data"].pop("match_fraction")),
+        4,
+    ),
+    "made-up divergence": (
+        lambda f: edited(
+            f, RECORD, lambda v: v["facts"]["divergence"]["final"].update(made_up=1.0)
+        ),
+        4,
+    ),
 }
 
 
@@ -131,6 +200,113 @@ def test_a_contradiction_is_found_whoever_signed(sealed, tmp_path, forgery):
     assert not report.ok
 
 
+def remade(files, header, change):
+    """The files with every record's facts changed, and all that follows from them made again."""
+    files = dict(files)
+    documents = json.loads(files[POLICY])["policies"]
+    policies = policies_by_scenario(documents)
+    stated = json.loads(files[VERDICT])
+    judged = []
+    for path in sorted(filter(RECORD_NAME.fullmatch, files)):
+        arrays = path.replace(".record.json", ".npz")
+        record = record_from_bytes(json.loads(files[path]), files[arrays])
+        record = replace(record, facts=change(record.facts))
+        policy = policies[(record.facts.model, record.facts.scenario)]
+        certificate = make_certificate(record, policy, run_id=stated["run_id"])
+        report = report_path(record)
+        page = report.replace("evaluation.report.json", "report.md")
+        files[path], files[arrays] = json.dumps(record.document()).encode(), record.array_bytes()
+        files[report] = json.dumps(certificate).encode()
+        files[page] = render_certificate_markdown(certificate).encode()
+        judged.append((record, decide(record.facts, policy)))
+    planned = [PlannedScenario(**entry) for entry in stated["planned"]]
+    verdict = decide_run(planned, [decision for _, decision in judged], policies)
+    told = [
+        {
+            "model": d.model, "scenario": d.scenario, "draw": d.draw, "outcome": d.outcome.value,
+            "expectation_met": d.expectation_met, "facts_digest": r.facts.digest,
+        }
+        for r, d in judged
+    ]  # fmt: skip
+    files[VERDICT] = json.dumps({**stated, **verdict.document(), "decisions": told}).encode()
+    files["results/final_verdict.txt"] = verdict_file_text(verdict).encode()
+    digest = combined_plan_digest([record for record, _ in judged])
+    return files, replace(header, verdict=verdict.verdict, plan_digest=digest)
+
+
+def with_arms(**change):
+    return lambda facts: replace(
+        facts,
+        arms={
+            name: replace(one, **{field: make(one) for field, make in change.items()})
+            for name, one in facts.arms.items()
+        },
+    )
+
+
+def test_honest_records_sealed_again_verify(sealed, tmp_path):
+    files, header, key = sealed
+    report = verified(tmp_path, *remade(files, header, lambda facts: facts), key)
+    assert report.ok, report.findings
+
+
+SELF_CONTRADICTIONS = {
+    "tokens times 1000": with_arms(tokens=lambda one: one.tokens * 1000),
+    "losses below zero": with_arms(
+        baseline_nll=lambda one: -one.baseline_nll, subject_nll=lambda one: -one.subject_nll
+    ),
+    "subject's losses beyond doubles": with_arms(subject_nll=lambda one: one.subject_nll * 1e300),
+    "windows that do not match": lambda facts: replace(
+        facts, data=dict(facts.data) | {"match_fraction": 0.3}
+    ),
+    "short windows": lambda facts: replace(facts, data=dict(facts.data) | {"seq_len": 2}),
+    "no arms": lambda facts: replace(facts, arms={}, divergence={}),
+}
+
+
+@pytest.mark.parametrize("name", SELF_CONTRADICTIONS)
+def test_a_consistently_forged_record_gets_no_pass(sealed, tmp_path, name):
+    """All digests follow and the trusted key signs: the record itself has to give it away."""
+    files, header, key = sealed
+    files, header = remade(files, header, SELF_CONTRADICTIONS[name])
+    assert header.verdict == "FAIL"
+    decisions = json.loads(files[VERDICT])["decisions"]
+    assert not any(each["expectation_met"] for each in decisions)
+    assert verified(tmp_path, files, header, key).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("error", [OverflowError, TypeError, KeyError, ValueError])
+def test_what_cannot_be_judged_is_a_finding(sealed, tmp_path, monkeypatch, error):
+    def hostile(*_):
+        raise error("made up for this test")
+
+    files, header, key = sealed
+    monkeypatch.setattr(rederive, "decide", hostile)
+    report = verified(tmp_path, files, header, key)
+    assert int(report.exit_status) == 7
+    assert {f.path for f in report.findings if f.code == "UNDECIDABLE"} == {
+        path for path in files if RECORD_NAME.fullmatch(path)
+    }
+
+
+def test_a_draw_that_ends_with_an_error_leaves_the_run_its_verdict(repository, monkeypatch):
+    take = engine._take
+
+    def failing(bench, scenario, draw):
+        if draw == 1:
+            raise MeasurementError("made up", remedy="none", code="MADE_UP")
+        return take(bench, scenario, draw)
+
+    monkeypatch.setattr(engine, "_take", failing)
+    repository.run(repository.suite("noop"), "--invarlock-repeats=2")
+    verdict = repository.verdict()
+    assert verdict["verdict"] == "FAIL"
+    broken = [rule["requirement"] for rule in verdict["requirements"] if not rule["passed"]]
+    assert broken == ["clean_all_pass"]
+    assert [each["outcome"] for each in verdict["decisions"]] == ["PASS", "ERROR"]
+    assert (repository.latest / "evidence_pack" / "manifest.json").exists()
+
+
 def test_the_same_files_sealed_again_are_valid_and_say_fail(sealed, tmp_path):
     files, header, key = sealed
     report = verified(tmp_path, files, header, key)
@@ -140,6 +316,7 @@ def test_the_same_files_sealed_again_are_valid_and_say_fail(sealed, tmp_path):
     assert notes
     assert "limit 1.1" in notes[0]
     assert "floors.documents" in notes[0]
+    assert "differs from the shipped tier balanced in: bootstrap_replicates 499" in notes[0]
 
 
 def test_a_pack_that_our_own_verifier_refuses_is_never_left_behind(repository, monkeypatch):

@@ -23,6 +23,7 @@ from pytest_invarlock.policy.decision_policy import (
     MetricLimits,
     Strictness,
     TailLimits,
+    policies_by_scenario,
     policy_from_document,
 )
 from pytest_invarlock.policy.resources import schema
@@ -209,3 +210,47 @@ def test_the_checks_on_losses_need_none() -> None:
     checks = ("primary_metric", "drift", "tail")
     policy = replace(POLICY, checks=checks, modes={})
     assert policy_from_document(json.loads(canonical(policy.document()))) == policy
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"alpha": 1e-17}, "METRIC_LEVEL"),
+        ({"alpha": 0.5}, "METRIC_LEVEL"),
+        ({"bootstrap_alpha": 1e-300}, "METRIC_LEVEL"),
+        ({"bootstrap_alpha": 9e-4}, "BOOTSTRAP_REPLICATES"),
+        ({"bootstrap_replicates": 10}, "BOOTSTRAP_REPLICATES"),
+    ],
+)
+def test_levels_that_nothing_can_show_are_refused(change: dict[str, Any], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(POLICY.primary_metric, **change)
+    assert caught.value.code == code
+    assert replace(POLICY.primary_metric, bootstrap_alpha=1e-3).bootstrap_alpha == 1e-3
+
+
+@pytest.mark.parametrize("change", [{"documents": 1}, {"effective_documents": 0.5}, {"tokens": -1}])
+def test_floors_below_which_nothing_can_be_estimated_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(POLICY.floors, **change)
+    assert caught.value.code == "FLOORS"
+
+
+def test_two_policies_or_expectations_of_one_scenario_are_refused() -> None:
+    one = POLICY.document()
+    other = replace(POLICY, expectations={("m", "c"): Expectation("x", Strictness.MUST_PASS)})
+    assert set(policies_by_scenario([one, other.document()])) == {("m", s) for s in "abc"}
+    lax = replace(POLICY, primary_metric=replace(POLICY.primary_metric, ratio_limit=1.9))
+    twice = {**one, "expectations": [*one["expectations"], one["expectations"][0]]}
+    for documents in ([one, lax.document()], [twice]):
+        with pytest.raises(ConfigError) as caught:
+            policies_by_scenario(documents)
+        assert caught.value.code == "POLICY_TWICE"
+
+
+@pytest.mark.parametrize("check", ["primary_metric", "invariants"])
+def test_a_packed_policy_demands_what_every_verdict_rests_on(check: str) -> None:
+    checks = tuple(name for name in KNOWN_CHECKS if name != check)
+    document = replace(POLICY, checks=checks).document()
+    wrapped = {"format": "invarlock-policies-v1", "policies": [document]}
+    assert list(Draft202012Validator(schema("policies")).iter_errors(wrapped))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.decision_policy import Floors
+from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import names, read_text
-from pytest_invarlock.policy.tiers import load_profile, load_tier
+from pytest_invarlock.policy.settings import Settings
+from pytest_invarlock.policy.tiers import load_profile, load_tier, shipped_differences
 from pytest_invarlock.policy.yaml_document import parse_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+OWN = "name: mine"
 LIMITS = {"conservative": 1.05, "balanced": 1.10, "aggressive": 1.20}
 DROPS_PP = {"conservative": 0.5, "balanced": 1.0, "aggressive": 2.0}
 QUANTILES = {"conservative": 0.12, "balanced": 0.20, "aggressive": 0.30}
@@ -114,5 +119,59 @@ def test_counts_and_floors_of_the_shipped_profiles(name: str) -> None:
 def test_an_own_tier_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = read_text("tiers", "balanced.yaml")
-    path.write_text(text.replace("ratio_limit: 1.10", "ratio_limit: 1.02"), encoding="utf-8")
-    assert load_tier(str(path)).ratio_limit == 1.02
+    text = text.replace("ratio_limit: 1.10", "ratio_limit: 1.02").replace("name: balanced", OWN)
+    path.write_text(text, encoding="utf-8")
+    tier = load_tier(str(path))
+    assert tier.ratio_limit == 1.02
+    assert tier.file_digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert load_tier("balanced").file_digest is None
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_an_own_file_cannot_pose_as_a_shipped_tier(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(read_text("tiers", f"{name}.yaml"), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_tier(str(path))
+    assert caught.value.code == "TIER_NAME"
+
+
+@pytest.mark.parametrize("check", ["primary_metric", "invariants"])
+def test_no_tier_leaves_out_what_every_verdict_rests_on(tmp_path: Path, check: str) -> None:
+    path = tmp_path / "mine.yaml"
+    text = read_text("tiers", "balanced.yaml").replace("name: balanced", OWN)
+    path.write_text(
+        text.replace(f"{check}, ", "", 1) if f"{check}, " in text else text, encoding="utf-8"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_tier(str(path))
+    assert caught.value.code == "BAD_VALUE"
+
+
+def test_differences_from_the_shipped_tier_are_all_told() -> None:
+    plain = build_policy({"profile": "ci"}, Settings({}), {})
+    assert shipped_differences(plain) == []
+    lax = replace(
+        plain, checks=("invariants", "primary_metric"), modes={"invariants": "monitor"},
+        primary_metric=replace(plain.primary_metric, ratio_limit=9.0, bootstrap_replicates=199),
+        drift=replace(plain.drift, band=1.9), floors=Floors(2, 1.0, None),
+    )  # fmt: skip
+    told = shipped_differences(lax)
+    assert told is not None
+    assert [line.split()[0] for line in told] == [
+        "bootstrap_replicates", "checks", "drift.band", "floors.documents",
+        "floors.effective_documents", "floors.tokens", "guards.invariants.mode",
+        "primary_metric.ratio_limit",
+    ]  # fmt: skip
+    assert "primary_metric.ratio_limit 9.0 (shipped: 1.1)" in told
+    assert shipped_differences(replace(plain, tier="mine")) is None
+
+
+def test_a_policy_says_that_its_tier_came_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = read_text("tiers", "balanced.yaml").replace("name: balanced", OWN)
+    path.write_text(text, encoding="utf-8")
+    policy = build_policy({"tier": "mine.yaml"}, Settings({}), {}, tmp_path)
+    assert policy.tier == "mine"
+    assert policy.provenance["tier_file"] == load_tier(str(path)).file_digest
+    assert "tier_file" not in build_policy({}, Settings({}), {}).provenance

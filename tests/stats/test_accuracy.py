@@ -89,6 +89,44 @@ def test_the_bound_does_not_fall_when_harm_gathers_in_documents() -> None:
     assert gathered.upper_score > paired(400, 20, 0).upper_score
 
 
+@pytest.mark.parametrize(("n", "each"), [(400, 10), (400, 20), (500, 5), (1200, 20)])
+def test_examples_that_share_documents_count_as_documents(n: int, each: int) -> None:
+    z = float(special.ndtri(0.95))
+    clean = paired(n, 0, 0, np.arange(n) // each)
+    assert clean.score_units == pytest.approx(n / each)
+    assert clean.drop_upper == pytest.approx(z**2 / (n / each + z**2))
+    # Some harm must not make the bound smaller than none.
+    assert paired(n, 1, 0, np.arange(n) // each).drop_upper > clean.drop_upper
+    # Harm and benefit in every document: no spread between them at all.
+    level = paired_accuracy(
+        np.arange(n) % each != 0, np.arange(n) % each != 1, np.arange(n) // each
+    )
+    assert level.design_effect == pytest.approx(0)
+    assert level.score_units == pytest.approx(n / each)
+
+
+def test_unequal_documents_count_as_kishs_number() -> None:
+    documents = np.repeat(np.arange(30), np.r_[np.full(15, 1), np.full(15, 19)])
+    found = paired(300, 0, 0, documents)
+    assert found.score_units == pytest.approx(300**2 / (15 + 15 * 19**2))
+
+
+@pytest.mark.parametrize(
+    ("layout", "share"), [((40, 10), 0.05), ((20, 20), 0.05), ((60, 20), 0.03)]
+)
+def test_whole_documents_flipped_are_covered(layout: tuple[int, int], share: float) -> None:
+    """The drop of 3 to 5 points is never taken for one below 1, even where none was drawn."""
+    rng = np.random.default_rng(3)
+    documents = np.repeat(np.arange(layout[0]), layout[1])
+    covered = 0
+    for _ in range(200):
+        flipped = np.repeat(rng.random(layout[0]) < share, layout[1])
+        upper = paired_accuracy(np.ones(len(documents), bool), ~flipped, documents).drop_upper
+        assert upper > 0.01
+        covered += upper >= share
+    assert covered >= 187
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_invarlock.errors import DataError
-from pytest_invarlock.stats.choices import example_documents, predicted_right
+from pytest_invarlock.stats.choices import example_documents, predicted_right, tied_choices
 
 PROPERTY = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 EXAMPLES = np.array([0, 0, 1, 1, 1])
@@ -23,8 +23,20 @@ def test_the_least_loss_is_the_prediction() -> None:
     assert predicted_right(np.array([3.0, 2, 1, 2, 3]), EXAMPLES, LABELS).tolist() == [False, False]
 
 
-def test_exact_ties_go_to_the_first_in_order() -> None:
-    assert predicted_right(np.array([2.0, 2, 1, 2, 1]), EXAMPLES, LABELS).tolist() == [True, False]
+@pytest.mark.parametrize(
+    ("nll", "tied", "right"),
+    [
+        ([2.0, 2, 1, 2, 1], [True, True], [False, False]),
+        # A tie above the least loss is none.
+        ([1.0, 2, 2, 2, 1], [False, False], [True, True]),
+        ([0.0, -0.0, 3, 1, 1], [True, True], [False, False]),
+    ],
+)
+def test_an_exact_tie_at_the_least_loss_is_no_answer(
+    nll: list[float], tied: list[bool], right: list[bool]
+) -> None:
+    assert tied_choices(np.array(nll), EXAMPLES).tolist() == tied
+    assert predicted_right(np.array(nll), EXAMPLES, LABELS).tolist() == right
 
 
 def test_examples_come_in_ascending_order_wherever_their_choices_stand() -> None:
@@ -66,5 +78,5 @@ def test_agrees_with_argmin(losses: list[list[float]]) -> None:
     nll = np.array([loss for one in losses for loss in one])
     examples = np.repeat(np.arange(len(losses)), [len(one) for one in losses])
     labels = np.array([int(i == 0) for one in losses for i in range(len(one))])
-    expected = [int(np.argmin(one)) == 0 for one in losses]
+    expected = [one[0] < min(one[1:]) for one in losses]
     assert predicted_right(nll, examples, labels).tolist() == expected

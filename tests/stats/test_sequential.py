@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -120,6 +120,41 @@ def test_half_width_against_the_formula_and_scipys_student() -> None:
     # By hand at 64: h = √(2 · 8.13958 / 456.93 · ln 29.530) = .34729, z = h · 8 = 2.7783; the
     # normal tail beyond it is .002732, Student's quantile there 2.8776 with 63 degrees of freedom.
     assert factors[63] == pytest.approx(2.8776 / 8, abs=1e-5)
+
+
+@settings(PROPERTY, max_examples=300)
+@given(
+    st.floats(0, exclude_min=True, allow_infinity=False),
+    st.floats(0, 0.5, exclude_min=True, exclude_max=True),
+)
+@example(0.007, 0.05)
+@example(1e-200, 0.05)
+@example(5e-324, 5e-324)
+@example(1e200, 0.05)
+@example(1.7e308, 0.4999)
+def test_no_tuning_and_no_level_make_a_factor_that_is_not_positive(
+    rho: float, alpha: float
+) -> None:
+    factors = half_width_factors(300, rho=rho, alpha=alpha)
+    assert (factors > 0).all()
+    assert not np.isnan(factors).any()
+
+
+@pytest.mark.parametrize("rho", [1e-200, 1e-5, 0.007, 1e200])
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_an_infinite_factor_decides_nothing(rho: float, spread: float) -> None:
+    weight = np.full(64, 10.0)
+    means = 0.4 + spread * np.where(np.arange(64) % 2, 1, -1)
+    for sign in (1, -1):
+        sums = DocumentSums(sign * means * weight, weight)
+        rule = SequentialRule(200, rho=rho)
+        found = sequential(sums, limit_delta=LIMIT, rule=rule)
+        assert found.half_width > 0 or found.classification == ("fail" if sign > 0 else "pass")
+        lower, upper = running_bounds(sums, rule)
+        assert lower <= sums.delta <= upper
+        if not np.isfinite(half_width_factors(64, rho=rho, alpha=0.05)[-1]):
+            assert found.classification == "continue"
+            assert (lower, upper) == (-math.inf, math.inf)
 
 
 def test_the_sequence_is_wider_than_a_single_look() -> None:
