@@ -19,6 +19,7 @@ from pathlib import Path
 # Before numpy: the page states what one core takes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import evidence_accuracy
 import evidence_bounds
 import evidence_rules
 import numpy as np
@@ -121,6 +122,7 @@ def main() -> None:
         evidence_rules.tail,
         evidence_rules.drift,
         evidence_rules.sequential,
+        evidence_accuracy.accuracy,
         references,
     ):
         section(page)

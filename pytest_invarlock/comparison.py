@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_invarlock.certificate import make_certificate
-from pytest_invarlock.decision import CheckDecision, Decision
+from pytest_invarlock.decision import CheckDecision, Decision, Outcome, worst_outcome
 from pytest_invarlock.items import CheckFailure
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from pytest_invarlock.plan import EditSpec
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Record
+
+
+CHECKS_OF_LOSSES = ("primary_metric", "drift", "tail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +80,35 @@ class CheckView:
 
 @dataclass(frozen=True, repr=False)
 class MeasuredComparison:
-    """A record, the decision on it, and its certificate."""
+    """The records of a comparison, one for each draw of windows, and the decision on each.
 
-    record: Record
-    decision: Decision
+    ``record``, ``decision``, ``certificate``, ``primary_metric`` and ``guards`` are of the first
+    draw; ``assert_passes`` judges all of them.
+    """
+
+    records: tuple[Record, ...]
+    decisions: tuple[Decision, ...]
     policy: DecisionPolicy
     run_id: str
 
+    @property
+    def record(self) -> Record:
+        """The first draw's record."""
+        return self.records[0]
+
+    @property
+    def decision(self) -> Decision:
+        """The decision on the first draw."""
+        return self.decisions[0]
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome of any draw, as a word."""
+        return worst_outcome(decision.outcome for decision in self.decisions).value
+
     @cached_property
     def certificate(self) -> dict[str, Any]:
-        """The certificate, as plain JSON values."""
+        """The certificate of the first draw, as plain JSON values."""
         return make_certificate(self.record, self.policy, run_id=self.run_id)
 
     @property
@@ -92,24 +117,43 @@ class MeasuredComparison:
         return CheckView(self.decision.check("primary_metric"))
 
     @property
+    def checks(self) -> dict[str, CheckView]:
+        """Every check that the policy demands, by name: the metric, drift, tail and guards."""
+        return {check.check: CheckView(check) for check in self.decision.checks}
+
+    @property
     def guards(self) -> dict[str, CheckView]:
         """Each guard's check, by name."""
-        return {
-            check.check: CheckView(check)
-            for check in self.decision.checks
-            if check.check != "primary_metric"
-        }
+        return {name: check for name, check in self.checks.items() if name not in CHECKS_OF_LOSSES}
+
+    @property
+    def draws(self) -> int:
+        """How many draws of windows were measured."""
+        return len(self.records)
 
     def assert_passes(self) -> None:
-        """Fail the test unless every check came to PASS or WARN, showing each that did not."""
+        """Fail the test unless every check came to PASS or WARN, showing each that did not.
+
+        Each WARN is told as a pytest warning.
+        """
         __tracebackhide__ = True
+        for decision in self.decisions:
+            for check in decision.checks:
+                if check.outcome is Outcome.WARN:
+                    text = f"WARN {check.check}{_of_draw(decision, self.draws)}: {check.text}"
+                    warnings.warn(pytest.PytestWarning(text), stacklevel=2)
         problems = [
-            f"{check.outcome.value} {check.check}: {check.text}"
-            for check in self.decision.checks
+            f"{check.outcome.value} {check.check}{_of_draw(decision, self.draws)}: {check.text}"
+            for decision in self.decisions
+            for check in decision.checks
             if not check.outcome.acceptable
         ]
         if problems:
             raise CheckFailure("\n".join(problems))
+
+
+def _of_draw(decision: Decision, draws: int) -> str:
+    return f" (draw {decision.draw})" if draws > 1 else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -51,7 +51,11 @@ class CheckDecision:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What `decide` says of one record: every check, and whether the expectation was met."""
+    """What `decide` says of one record: every check, and whether the expectation was met.
+
+    ``metric`` and ``convention`` say what was measured and how windows were cut: decisions that
+    differ in them are of different quantities and never stand for one another.
+    """
 
     model: str
     scenario: str
@@ -63,6 +67,8 @@ class Decision:
     outcome: Outcome
     expectation_met: bool
     text: str
+    metric: str | None = None
+    convention: str | None = None
 
     def check(self, name: str) -> CheckDecision:
         """The decision on check ``name``; KeyError for one the policy does not demand."""
@@ -84,4 +90,15 @@ class Decision:
             "outcome": self.outcome.value,
             "expectation_met": self.expectation_met,
             "text": self.text,
+            "metric": self.metric,
+            "convention": self.convention,
         }
+
+
+SEVERITY = (Outcome.PASS, Outcome.WARN, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR)
+"""Outcomes from the best to the worst."""
+
+
+def worst_outcome(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of at least one outcome."""
+    return max(outcomes, key=SEVERITY.index)

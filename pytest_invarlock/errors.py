@@ -75,3 +75,8 @@ class SigningKeyError(EvidenceError):
     """A signing or verification key that is missing, of another type, or readable by others."""
 
     default_code = "SIGNING_KEY"
+
+
+def error_code(error: BaseException) -> str:
+    """The stable code under which an error enters a record."""
+    return error.code if isinstance(error, InvarlockError) else "CRASH"

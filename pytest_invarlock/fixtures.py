@@ -12,7 +12,7 @@ from pytest_invarlock.errors import InvarlockError
 from pytest_invarlock.path_names import without_absolute_paths
 
 if TYPE_CHECKING:
-    from pytest_invarlock.adapters import HF_Causal_Adapter
+    from pytest_invarlock.adapters import Adapter
     from pytest_invarlock.comparison import LentEdit, MeasuredComparison
     from pytest_invarlock.data import WindowSet
     from pytest_invarlock.lending import Lending
@@ -43,7 +43,7 @@ def _invarlock_lending(request: pytest.FixtureRequest) -> Iterator[Lending]:
 
 
 @pytest.fixture
-def invarlock_adapter(_invarlock_lending: Lending) -> HF_Causal_Adapter:
+def invarlock_adapter(_invarlock_lending: Lending) -> Adapter:
     """The adapter that loads the test's models."""
     return _invarlock_lending.bench.adapter
 

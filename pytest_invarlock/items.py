@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -71,7 +72,8 @@ class CheckItem(pytest.Item):
         problem = measured.problem(self.name)
         if problem is None:
             for warning in measured.warnings(self.name):
-                self.warn(pytest.PytestWarning(warning))
+                # Not self.warn, which wants a line number: ours stand in no Python file.
+                warnings.warn(pytest.PytestWarning(warning), stacklevel=1)
             return
         if problem.startswith("INCONCLUSIVE") and measured.on_inconclusive == "xfail":
             pytest.xfail(problem)

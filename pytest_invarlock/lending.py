@@ -65,39 +65,39 @@ class Lending:
         return LentEdit(self.bench, EditSpec(name, parameters), [])
 
     def measure(self, policy: DecisionPolicy, windows: WindowSet) -> MeasuredComparison:
-        """Measure on ``windows``, decide under ``policy``, and keep the record."""
-        from pytest_invarlock.core.engine import error_code, error_record, measure
+        """Measure every draw, the first on ``windows``; decide under ``policy``; keep the records.
 
+        Raises ConfigError where several draws of windows given ready-made are asked for.
+        """
         comparison, node = self.comparison, self.request.node
         self.bench.use_windows(0, windows)
-        self.bench.progress = lambda stage, done, total: self.workbench.report_progress(
-            node, f"{comparison.pair.name} {stage} {done}/{total} windows"
-        )
+        if comparison.draws > 1 and self.bench.draws.is_given(0):
+            raise ConfigError(
+                f"{comparison.draws} draws of windows that were given ready-made",
+                remedy="leave out --invarlock-repeats, or the override of invarlock_windows",
+                code="REPEATS_OF_GIVEN_WINDOWS",
+            )
         changed = replace(comparison, policy=policy)
         self.run.write_plan(
             comparison_plan(changed, str(node.nodeid)), comparison.scenario.name, replace=True
         )
-        try:
-            record = measure(
+        records = tuple(
+            self.workbench.measure_and_keep(
+                self.run,
                 comparison.pair,
                 comparison.scenario,
-                comparison.plan,
-                bench=self.bench,
-                salt=self.run.salt(),
-                worker=self.workbench.worker,
+                comparison.plan.for_draw(draw),
+                node,
+                lambda: self.bench,
             )
-        except Exception as error:
-            # Whatever ended the measurement is evidence too: recorded by code, then raised.
-            self.run.write_record(
-                error_record(
-                    comparison.pair, comparison.scenario, comparison.plan, error_code(error)
-                )
-            )
-            raise
-        self.run.write_record(record)
-        decision = decide(record.facts, policy)
-        node.user_properties.append(("invarlock.verdict", decision.outcome.value))
-        return MeasuredComparison(record, decision, policy, self.run.run_id)
+            for draw in range(comparison.draws)
+        )
+        measured = MeasuredComparison(
+            records, tuple(decide(record.facts, policy) for record in records), policy,
+            self.run.run_id,
+        )  # fmt: skip
+        node.user_properties.append(("invarlock.verdict", measured.outcome))
+        return measured
 
     def prove_unchanged(self) -> None:
         """Raise EditError, and reload, where the test changed the lent baseline."""
@@ -151,7 +151,9 @@ def comparison_plan(comparison: Comparison, node_id: str) -> dict[str, Any]:
         "name": MARKERS_RUN,
         "node_prefix": None,
         "node_ids": [node_id],
-        "planned": [{"model": comparison.pair.name, "scenario": scenario.name, "draws": 1}],
+        "planned": [
+            {"model": comparison.pair.name, "scenario": scenario.name, "draws": comparison.draws}
+        ],
         "policies": [comparison.policy.document()],
         "scenarios": [
             {

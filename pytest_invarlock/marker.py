@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ SETTING_KEYWORDS = (
     "tier",
     "profile",
     "dataset",
+    "preset",
+    "adapter",
     "kind",
     "device",
     "dtype",
@@ -38,12 +41,13 @@ KEYWORDS = ("baseline", "subject", "edit", *SETTING_KEYWORDS, *COUNT_KEYWORDS)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one marker asks to compare."""
+    """What one marker asks to compare, on how many draws of windows."""
 
     pair: Pair
     scenario: Scenario
     plan: MeasurementPlan
     policy: DecisionPolicy
+    draws: int = 1
 
 
 def is_marker_test(item: pytest.Item) -> bool:
@@ -92,6 +96,7 @@ def check_arguments(marker: pytest.Mark) -> None:
 def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     """The comparison of the marker nearest to a test; settings made elsewhere win."""
     from pytest_invarlock.policy.plan_settings import build_plan, build_policy
+    from pytest_invarlock.policy.sequential_settings import with_sequence
     from pytest_invarlock.policy.settings import Setting
     from pytest_invarlock.policy.suite import display_name
 
@@ -107,10 +112,10 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     for keyword, value in kwargs.items():
         name = COUNT_KEYWORDS.get(keyword, keyword)
         if name not in made and keyword in (*SETTING_KEYWORDS, *COUNT_KEYWORDS):
-            made[name] = Setting((str(value),), f"marker {keyword}")
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            made[name] = Setting((text,), f"marker {keyword}")
     effective = replace(settings, made=made)
     root = item.config.rootpath
-    plan = build_plan({}, effective, root)
     pair = Pair(display_name(str(kwargs["baseline"])), str(kwargs["baseline"]))
     scenario = Scenario(
         scenario_name(item.nodeid),
@@ -119,7 +124,9 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
         kind=effective.text("kind") or "any",
     )
     expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
-    return Comparison(pair, scenario, plan, build_policy({}, effective, expectations))
+    policy = build_policy({}, effective, expectations)
+    plan = with_sequence(build_plan({}, effective, root), policy, effective)
+    return Comparison(pair, scenario, plan, policy, effective.number("repeats") or 1)
 
 
 def scenario_name(node_id: str) -> str:

@@ -12,6 +12,14 @@ from typing import Any, Literal
 
 PLAN_FORMAT = "invarlock-plan-v1"
 Determinism = Literal["throughput", "strict"]
+Metric = Literal["ppl_causal", "ppl_mlm", "ppl_seq2seq", "accuracy"]
+METRICS: tuple[Metric, ...] = ("ppl_causal", "ppl_mlm", "ppl_seq2seq", "accuracy")
+Convention = Literal[
+    "document", "concatenated", "row", "llama.cpp-512", "gptq-2048", "lm-eval-word"
+]
+CONVENTIONS: tuple[Convention, ...] = (
+    "document", "concatenated", "row", "llama.cpp-512", "gptq-2048", "lm-eval-word",
+)  # fmt: skip
 Arm = Literal["preview", "final"]
 ARMS: tuple[Arm, Arm] = ("preview", "final")
 
@@ -70,17 +78,57 @@ class PlannedScenario:
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Where evaluation text comes from; ``location`` stays on this machine."""
+    """Where evaluation data comes from; ``locations`` and ``cache_dir`` stay on this machine.
+
+    Attributes:
+        provider: a kind that `data.get_provider` knows.
+        locations: files, directories or glob patterns, for providers that read local files.
+        dataset_name: a Hub dataset id, such as ``Salesforce/wikitext``.
+        config_name: the configuration of a Hub dataset.
+        split: the split asked for; None takes the provider's default, with a recorded fallback.
+        revision: the Hub commit to read; None takes the newest in the cache, which is recorded.
+        text_field: the column that holds text, or an example's question.
+        id_field: the column that says which rows form one document; None: each row is one.
+        source_field: the column of encoder inputs, for pairs.
+        target_field: the column of decoder targets, for pairs.
+        label_field: the column of an example's right answer: an index, or one of the choices.
+        choices_field: the column of an example's own choices; None: ``labels`` are the choices.
+        labels: the choices of every example, for labelled data; empty: the labels that occur.
+        max_samples: at most that many rows are read.
+        dedup: drop documents whose text occurred before.
+        cache_dir: another cache directory than the Hub client's own.
+        shareable: whether the data is public, so that its digest and name may leave the machine;
+            None: as the provider says (Hub and shipped data are, local files are not).
+        allow_network: whether the Hub client may fetch.
+    """
 
     provider: str
-    location: str | None = None
+    locations: tuple[str, ...] = ()
+    dataset_name: str | None = None
+    config_name: str | None = None
+    split: str | None = None
+    revision: str | None = None
     text_field: str = "text"
     id_field: str | None = None
+    source_field: str = "source"
+    target_field: str = "target"
+    label_field: str = "label"
+    choices_field: str | None = None
+    labels: tuple[str, ...] = ()
+    max_samples: int | None = None
+    dedup: bool = False
+    cache_dir: str | None = None
+    shareable: bool | None = None
+    allow_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WindowSelection:
-    """How windows are cut and drawn; lengths in tokens, counts in windows."""
+    """How windows are cut and drawn; lengths in tokens, counts in windows.
+
+    For metric ``accuracy`` the counts are of examples. ``max_windows_per_document`` keeps few long
+    documents from carrying the verdict.
+    """
 
     seq_len: int
     stride: int
@@ -88,7 +136,7 @@ class WindowSelection:
     final_windows: int
     max_windows_per_document: int = 8
     seed: int = 0
-    convention: str = "document"
+    convention: Convention = "document"
 
     def document(self) -> dict[str, Any]:
         """The selection as plain JSON values."""
@@ -104,40 +152,81 @@ class WindowSelection:
 
 
 @dataclass(frozen=True, slots=True)
+class SequentialPlan:
+    """After which documents measuring may stop, and against which limit.
+
+    The limit stands in the plan because it decides how much is measured; `decide` demands that
+    the policy has the same one. ``first_look``, ``rho`` and ``alpha`` as in
+    `stats.sequential.SequentialRule`.
+    """
+
+    ratio_limit: float
+    first_look: int = 64
+    rho: float = 0.334
+    alpha: float = 0.05
+
+    def document(self) -> dict[str, Any]:
+        """The rule as plain JSON values."""
+        return {
+            "ratio_limit": self.ratio_limit,
+            "first_look": self.first_look,
+            "rho": self.rho,
+            "alpha": self.alpha,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class MeasurementPlan:
     """Everything that changes what is measured, for every scenario of a run.
 
     ``device``, ``dtype`` and ``threads`` may say ``auto`` until `resolved` in the worker;
-    ``batch_tokens`` bounds the tokens of one forward pass; ``draw`` (k from 0) selects the
-    windows together with the data seed; ``guards`` lists the guards whose evidence is taken;
-    ``notes`` say what was assumed, for the certificate, and change nothing that is measured.
+    ``adapter`` and ``metric`` may say ``auto``: the checkpoint's ``config.json`` decides;
+    ``batch_tokens`` bounds
+    the tokens of one forward pass; ``draw`` (k from 0) selects the windows together with the data
+    seed; ``guards`` lists the guards whose evidence is taken; ``mask_probability`` is the share of
+    tokens that ``ppl_mlm`` predicts; ``strict_pairing`` ends the measurement where the subject's
+    own tokenizer gives other windows; ``sequential`` None measures every planned window; ``notes``
+    say what was assumed, for the certificate, and change nothing that is measured.
     """
 
     source: DataSource
     windows: WindowSelection
     guards: tuple[str, ...] = ("invariants",)
-    metric: str = "ppl_causal"
+    metric: Metric | Literal["auto"] = "auto"
+    adapter: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
     threads: int | Literal["auto"] = "auto"
     determinism: Determinism = "throughput"
     batch_tokens: int = 8192
     draw: int = 0
+    mask_probability: float = 0.15
+    strict_pairing: bool = False
+    sequential: SequentialPlan | None = None
     notes: tuple[str, ...] = ()
 
     def for_draw(self, draw: int) -> MeasurementPlan:
         """The same plan with the windows of draw ``draw``."""
         return replace(self, draw=draw)
 
-    def document(self, *, source_digest: str) -> dict[str, Any]:
-        """The digested form: identities instead of locations, and no policy."""
+    def document(
+        self, *, source: Mapping[str, Any] | None, data_digest: str | None
+    ) -> dict[str, Any]:
+        """The digested form: identities instead of locations, and no policy.
+
+        Args:
+            source: the provider's identity (`Provider.identity`); None where it was never read.
+            data_digest: SHA-256 over all tokenised data and its sampling; None likewise.
+        """
         return {
             "format": PLAN_FORMAT,
-            "provider": self.source.provider,
-            "source_digest": source_digest,
+            "source": None if source is None else dict(source),
+            "data_digest": data_digest,
             "windows": self.windows.document(),
             "guards": list(self.guards),
             "metric": self.metric,
+            "mask_probability": self.mask_probability if self.metric == "ppl_mlm" else None,
+            "sequential": None if self.sequential is None else self.sequential.document(),
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,

@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "pytest")
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "scipy", "pytest",
+)  # fmt: skip
 
 
 @cache

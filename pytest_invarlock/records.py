@@ -24,34 +24,57 @@ if TYPE_CHECKING:
 
 FACTS_FORMAT = "invarlock-facts-v1"
 RECORD_FORMAT = "invarlock-record-v1"
-ARRAY_FIELDS: Mapping[str, str] = {
+LOSS_FIELDS: Mapping[str, str] = {
     "documents": "<i8",
     "tokens": "<i8",
     "baseline_nll": "<f8",
     "subject_nll": "<f8",
 }
+DIVERGENCE_FIELDS: Mapping[str, str] = {
+    "kl_nats": "<f8",
+    "top1_same": "<i8",
+    "top1_harmful": "<i8",
+    "top1_beneficial": "<i8",
+}
+CHOICE_FIELDS: Mapping[str, str] = {"examples": "<i8", "labels": "<i8"}
+ARRAY_FIELDS: Mapping[str, str] = {**LOSS_FIELDS, **DIVERGENCE_FIELDS, **CHOICE_FIELDS}
 MAX_WINDOWS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ArmLosses:
-    """Paired per-window losses of one arm.
+    """Paired per-window measurements of one arm; every array has shape (n_windows,).
 
-    ``documents`` int64 (n_windows,) ordinals; ``tokens`` int64 (n_windows,) predicted tokens;
-    ``baseline_nll`` and ``subject_nll`` float64 (n_windows,) summed negative log-likelihood over
-    those tokens, in nats.
+    Always there: ``documents`` int64 ordinals; ``tokens`` int64 predicted tokens;
+    ``baseline_nll`` and ``subject_nll`` float64 summed negative log-likelihood over those tokens,
+    in nats.
+
+    Where both models' distributions were compared: ``kl_nats`` float64 Σ KL(baseline ‖ subject)
+    over the tokens, in nats; ``top1_same`` int64 tokens on which both models' first choices agree;
+    ``top1_harmful`` int64 tokens whose first choice was right for the baseline only;
+    ``top1_beneficial`` int64 for the subject only.
+
+    For metric ``accuracy`` a window is one choice of an example: ``examples`` int64 ordinals of
+    the examples; ``labels`` int64, 1 for the right choice and 0 elsewhere.
     """
 
     documents: NDArray[np.int64]
     tokens: NDArray[np.int64]
     baseline_nll: NDArray[np.float64]
     subject_nll: NDArray[np.float64]
+    kl_nats: NDArray[np.float64] | None = None
+    top1_same: NDArray[np.int64] | None = None
+    top1_harmful: NDArray[np.int64] | None = None
+    top1_beneficial: NDArray[np.int64] | None = None
+    examples: NDArray[np.int64] | None = None
+    labels: NDArray[np.int64] | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays by field name, little-endian."""
+        """The arrays that were measured, by field name, little-endian."""
         return {
             name: np.ascontiguousarray(getattr(self, name), dtype=dtype)
             for name, dtype in ARRAY_FIELDS.items()
+            if getattr(self, name) is not None
         }
 
 
@@ -76,6 +99,8 @@ class Facts:
     data: Mapping[str, Any]
     arms: Mapping[Arm, ArmLosses]
     guards: Mapping[str, Mapping[str, Any]]
+    divergence: Mapping[str, Any] = field(default_factory=dict)
+    noise_floor: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     @property
@@ -105,6 +130,8 @@ class Facts:
                 for arm, losses in self.arms.items()
             },
             "guards": {name: dict(evidence) for name, evidence in self.guards.items()},
+            "divergence": dict(self.divergence),
+            "noise_floor": dict(self.noise_floor),
             "error": self.error,
         }
 
@@ -167,6 +194,8 @@ def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
         data=stated["data"],
         arms=_read_arms(stated["arms"], arrays),
         guards=stated["guards"],
+        divergence=stated["divergence"],
+        noise_floor=stated["noise_floor"],
         error=stated["error"],
     )
     if facts.document() != stated or facts.digest != document["facts_digest"]:
@@ -180,7 +209,13 @@ def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
 
 
 def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]:
-    expected = {f"{arm}.{name}.npy" for arm in stated for name in ARRAY_FIELDS}
+    names = {arm: sorted(stated[arm]["arrays"]) for arm in stated}
+    for arm, found in names.items():
+        missing, unknown = set(LOSS_FIELDS) - set(found), set(found) - set(ARRAY_FIELDS)
+        if missing or unknown:
+            word = "lacks" if missing else "holds unknown"
+            raise _bad_arrays(f"the {arm} arm {word} {', '.join(sorted(missing or unknown))}")
+    expected = {f"{arm}.{name}.npy" for arm in stated for name in names[arm]}
     try:
         with zipfile.ZipFile(io.BytesIO(arrays)) as archive:
             if sorted(archive.namelist()) != sorted(expected):
@@ -189,7 +224,7 @@ def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]
                 arm: ArmLosses(
                     **{
                         name: _read_array(archive, f"{arm}.{name}.npy", stated[arm]["n_windows"])
-                        for name in ARRAY_FIELDS
+                        for name in names[arm]
                     }
                 )
                 for arm in ARMS

@@ -69,6 +69,7 @@ class RunSummary:
                 "verdict": None,
                 "requirements": [],
                 "counts": {},
+                "alarms": [],
             }
         )
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def rows(summary: RunSummary) -> list[Row]:
 
 
 def _row(record: Record, decision: Decision) -> Row:
-    numbers = next((c.numbers for c in decision.checks if c.check == "primary_metric"), {})
+    numbers = _metric_numbers(decision)
     name = f"{decision.model} {decision.scenario}"
     if decision.draw:
         name += f" run {decision.draw}"
@@ -45,19 +46,72 @@ def _row(record: Record, decision: Decision) -> Row:
             "ok" if decision.expectation_met else "XX",
             name,
             f"{decision.outcome.value} ({decision.strictness.replace('_', ' ')})",
-            _ratio(numbers.get("ratio")),
-            _ratio(numbers.get("ratio_upper")),
-            _ratio(numbers.get("limit")),
+            *_amounts(numbers),
             ", ".join(decision.fired) or "-",
             f"{seconds:.1f} s" if isinstance(seconds, float) else "-",
         ),
     )
 
 
+def _metric_numbers(decision: Decision) -> Mapping[str, float | int | str | None]:
+    return next((c.numbers for c in decision.checks if c.check == "primary_metric"), {})
+
+
+def _amounts(numbers: Mapping[str, float | int | str | None]) -> tuple[str, str, str]:
+    """Point, bound and limit: ratios, or a drop of accuracy in percentage points."""
+    if "drop_pp" in numbers:
+        return (
+            _points(numbers["drop_pp"]),
+            _points(numbers["drop_upper_pp"]),
+            _points(numbers["limit_pp"]),
+        )
+    return (
+        _ratio(numbers.get("ratio")),
+        _ratio(numbers.get("ratio_upper")),
+        _ratio(numbers.get("limit")),
+    )
+
+
+def _points(value: float | str | None) -> str:
+    return f"{value:+.2f} pp" if isinstance(value, int | float) else "-"
+
+
 def _ratio(value: float | str | None) -> str:
     if not isinstance(value, int | float):
         return "-"
     return f"{value:.4f}" if value < 1000 else f"{value:.2e}"
+
+
+def details(summary: RunSummary) -> list[str]:
+    """A line a decision that has them: documents, what they can detect, divergence, flips."""
+    lines = []
+    for decision in summary.decisions:
+        parts = _detail(_metric_numbers(decision))
+        if parts:
+            run = f" run {decision.draw}" if decision.draw else ""
+            lines.append(f"{decision.model} {decision.scenario}{run}: {', '.join(parts)}")
+    return lines
+
+
+_DETAILS = (
+    ("n_examples", "{} examples"),
+    ("n_documents", "{} documents"),
+    ("effective_documents", "{:.1f} effective"),
+    ("icc", "ICC {:.2f}"),
+    ("design_effect", "design effect {:.2f}"),
+    ("minimum_detectable_ratio", "detects a ratio of {:.4f}"),
+    ("kl_mean_nats", "KL {:.3g} nats"),
+    ("top1_agreement", "first choices agree on {:.2%}"),
+    ("flips_harmful", "{} tokens flipped to wrong"),
+    ("flips_beneficial", "{} to right"),
+    ("harmful", "{} examples flipped to wrong"),
+    ("beneficial", "{} to right"),
+    ("mcnemar_p", "McNemar p {:.3g}"),
+)
+
+
+def _detail(numbers: Mapping[str, float | int | str | None]) -> list[str]:
+    return [text.format(numbers[key]) for key, text in _DETAILS if numbers.get(key) is not None]
 
 
 def aligned(table: list[tuple[str, ...]]) -> list[str]:
@@ -74,11 +128,13 @@ def aligned(table: list[tuple[str, ...]]) -> list[str]:
 
 
 def markdown(summary: RunSummary) -> str:
-    """``summary.md``: the verdict, the table, and the broken requirements."""
+    """``summary.md``: the verdict, the table, what is behind each row, what is broken."""
     word = summary.verdict.verdict if summary.verdict is not None else summary.status
     head = [f"## invarlock {summary.name}: {word}", ""]
     titles = ("met", *HEADINGS[1:])
     table = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     table += ["| " + " | ".join(row.cells) + " |" for row in rows(summary)]
     broken = verdict_text(summary.verdict).splitlines() if summary.verdict is not None else []
-    return "\n".join([*head, *table, "", *(f"- {line.strip()}" for line in broken), ""])
+    behind = [f"- {line}" for line in details(summary)]
+    broken = [f"- {line.strip()}" for line in broken]
+    return "\n".join([*head, *table, "", *behind, *([""] if behind else []), *broken, ""])

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pytest_invarlock.alarms import Alarm, alarms
 from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Strictness
 
@@ -36,11 +38,15 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """PASS when every requirement holds; INCONCLUSIVE when nothing worse than that broke one."""
+    """PASS when every requirement holds; INCONCLUSIVE when nothing worse than that broke one.
+
+    ``alarms`` are printed and decide nothing.
+    """
 
     verdict: Verdict
     requirements: tuple[Requirement, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    alarms: tuple[Alarm, ...] = ()
 
     @property
     def broken(self) -> Requirement | None:
@@ -54,6 +60,7 @@ class RunVerdict:
             "verdict": self.verdict,
             "requirements": [rule.document() for rule in self.requirements],
             "counts": dict(self.counts),
+            "alarms": [alarm.document() for alarm in self.alarms],
         }
 
 
@@ -76,7 +83,12 @@ def decide_run(
         planned: what the run set out to measure.
         decisions: what `decide` said of each record, in any order.
         policies: by (model, scenario), the policy each was decided under.
+
+    Raises:
+        EvidenceError: ``MIXED_CONVENTIONS`` where draws of one scenario are of different metrics
+            or cut their windows by different conventions: their numbers are not comparable.
     """
+    _require_one_convention(decisions)
     found = {(d.model, d.scenario, d.draw) for d in decisions}
     wanted = {(p.model, p.scenario, draw) for p in planned for draw in range(p.draws)}
     ordered = sorted(decisions, key=lambda d: (d.model, d.scenario, d.draw))
@@ -93,7 +105,23 @@ def decide_run(
         verdict=_verdict(requirements, ordered),
         requirements=tuple(requirements),
         counts=_counts(ordered),
+        alarms=alarms(ordered),
     )
+
+
+def _require_one_convention(decisions: Sequence[Decision]) -> None:
+    seen: dict[tuple[str, str], tuple[str | None, str | None]] = {}
+    for decision in decisions:
+        if decision.metric is None:
+            continue
+        key, measured = (decision.model, decision.scenario), (decision.metric, decision.convention)
+        if seen.setdefault(key, measured) != measured:
+            one, other = (f"{metric} ({how})" for metric, how in (seen[key], measured))
+            raise EvidenceError(
+                f"{decision.model}::{decision.scenario}: one draw measured {one}, another {other}",
+                remedy="compare only draws of one metric and one convention",
+                code="MIXED_CONVENTIONS",
+            )
 
 
 def _coverage(

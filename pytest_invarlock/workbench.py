@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.decision import Decision, Outcome
-from pytest_invarlock.errors import InvarlockError
+from pytest_invarlock.decision import SEVERITY, Decision, Outcome
+from pytest_invarlock.errors import InvarlockError, error_code
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
 from pytest_invarlock.stash import ACTIVATION, WORKBENCH
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_invarlock.records import Record
 
 Progress = Callable[[str], None]
-_ORDER = (Outcome.PASS, Outcome.WARN, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,12 @@ class Measured:
     def _severity(self, decision: Decision, item: str) -> tuple[bool, int]:
         if item in ("detected", "signal"):
             # Of two runs that fell short, the one that measured and missed is the worse.
-            rank = _ORDER.index(decision.outcome)
+            rank = SEVERITY.index(decision.outcome)
             return (
                 not decision.expectation_met,
                 -1 if decision.outcome is Outcome.INCONCLUSIVE else rank,
             )
-        return (False, _ORDER.index(decision.check(item).outcome))
+        return (False, SEVERITY.index(decision.check(item).outcome))
 
     def problem(self, item: str) -> str | None:
         """Why ``item`` fails: outcome first, in one line; None where it passes."""
@@ -203,19 +202,38 @@ class Workbench:
         stored = run.read_record(pair.name, scenario.name, plan.draw)
         if stored is not None and stored.facts.error is None:
             return stored
-        from pytest_invarlock.core.engine import error_code, error_record, measure
+        try:
+            return self.measure_and_keep(
+                run, pair, scenario, plan, item, lambda: self.bench(run, pair, plan)
+            )
+        except Exception as error:
+            self._errors[key] = (error_code(error), str(item.nodeid))
+            raise
+
+    def measure_and_keep(
+        self,
+        run: RunDirectory,
+        pair: Pair,
+        scenario: Scenario,
+        plan: MeasurementPlan,
+        item: Any,
+        bench: Callable[[], Bench],
+    ) -> Record:
+        """Measure one draw, telling ``item`` how far it is, and write the record down.
+
+        Whatever ends the measurement is evidence too: recorded by its code, then raised.
+        """
+        from pytest_invarlock.core.engine import error_record, measure
 
         try:
-            bench = self.bench(run, pair, plan)
-            bench.progress = lambda stage, done, total: self.report_progress(
+            there = bench()
+            there.progress = lambda stage, done, total: self.report_progress(
                 item, f"{pair.name} {scenario.name} {stage} {done}/{total} windows"
             )
-            record = measure(pair, scenario, plan, bench=bench, salt=run.salt(), worker=self.worker)
+            record = measure(pair, scenario, plan, bench=there, salt=run.salt(), worker=self.worker)
         except Exception as error:
-            # Whatever ended the measurement is evidence too: recorded by code, then raised.
             run.write_record(error_record(pair, scenario, plan, error_code(error)))
             run.log(self.worker, "error", scenario=scenario.name, code=error_code(error))
-            self._errors[key] = (error_code(error), str(item.nodeid))
             raise
         run.write_record(record)
         run.log(
@@ -232,7 +250,7 @@ class Workbench:
         """The resident bench of a pair; another pair's is dropped first."""
         key = (run.path, pair, plan.for_draw(0))
         if self._bench is None or self._bench[0] != key:
-            from pytest_invarlock.adapters.hf_causal import HF_Causal_Adapter
+            from pytest_invarlock.adapters import adapter_named
             from pytest_invarlock.bench.resident import Bench
             from pytest_invarlock.core.determinism import resolve_plan
 
@@ -241,7 +259,7 @@ class Workbench:
                 pair,
                 resolve_plan(plan.for_draw(0), workers=self.workers),
                 cache=run.state / "baseline",
-                adapter=HF_Causal_Adapter(allow_network=self.allow_network),
+                adapter=adapter_named(plan.adapter, allow_network=self.allow_network),
                 log=lambda event, **details: run.log(self.worker, event, **details),
             )
             self._bench = (key, bench)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedModel
+
+    from pytest_invarlock.data.window_set import Reading, Window
 
 pytest_plugins = ["pytester"]
 
@@ -51,6 +54,41 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
 
 
+def tiny_config(kind: str, vocabulary: int) -> tuple[type[Any], Any]:
+    """The class and configuration of a random model of ``kind``, two layers of width 32."""
+    import transformers as t
+
+    common = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    llama = common | {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT, "initializer_range": 0.2, "tie_word_embeddings": False,
+    }  # fmt: skip
+    if kind == "llama":
+        return t.LlamaForCausalLM, t.LlamaConfig(**llama)
+    if kind == "gemma2":
+        return t.Gemma2ForCausalLM, t.Gemma2Config(
+            **llama | {"head_dim": 8, "final_logit_softcapping": 2.0}
+        )
+    if kind == "bert":
+        return t.BertForMaskedLM, t.BertConfig(
+            vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, max_position_embeddings=CONTEXT, pad_token_id=0,
+            initializer_range=0.2,
+        )  # fmt: skip
+    if kind == "t5":
+        return t.T5ForConditionalGeneration, t.T5Config(
+            vocab_size=vocabulary, d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=4,
+            decoder_start_token_id=0, pad_token_id=0, eos_token_id=0, initializer_factor=1.0,
+        )  # fmt: skip
+    return t.GPT2LMHeadModel, t.GPT2Config(
+        **common | {
+            "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT,
+            "initializer_range": 0.2,
+        }
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer: Any) -> ModelFactory:
     """Makes a fresh random model in eval mode; equal arguments give equal bits."""
@@ -60,32 +98,12 @@ def tiny_model(tokenizer: Any) -> ModelFactory:
     torch.set_num_threads(1)
 
     def make(kind: str, **config: Any) -> PreTrainedModel:
-        from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-        common = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+        cls, configuration = tiny_config(kind, len(tokenizer))
+        for key, value in config.items():
+            setattr(configuration, key, value)
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            model: Any
-            if kind == "llama":
-                model = LlamaForCausalLM(
-                    LlamaConfig(
-                        **common | {
-                            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                            "num_attention_heads": 4, "num_key_value_heads": 2,
-                            "max_position_embeddings": CONTEXT, "initializer_range": 0.2,
-                            "tie_word_embeddings": False,
-                        } | config
-                    )
-                )  # fmt: skip
-            else:
-                model = GPT2LMHeadModel(
-                    GPT2Config(
-                        **common | {
-                            "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT,
-                            "initializer_range": 0.2,
-                        } | config
-                    )
-                )  # fmt: skip
+            model = cls(configuration)
         loaded: PreTrainedModel = model.eval().requires_grad_(False)
         return loaded
 
@@ -112,3 +130,33 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [json.dumps({"text": random_text(1000 + n, 70)}) for n in range(60)]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
+
+
+def random_windows(reading: Reading = "causal", count: int = 6, seed: int = 0) -> list[Window]:
+    """Windows of several lengths; some score only a last part, or a few tokens."""
+    import numpy as np
+
+    from pytest_invarlock.data.window_set import Window
+
+    generator = np.random.default_rng(seed)
+    made = []
+    for n in range(count):
+        tokens = generator.integers(1, 300, int(generator.integers(40, 90))).astype(np.int32)
+        if reading == "causal":
+            made.append(Window.causal(tokens, 1 if n % 3 else len(tokens) // 2, n))
+        elif reading == "masked":
+            positions = np.flatnonzero(generator.random(len(tokens)) < 0.2).astype(np.int32)
+            targets = tokens[positions].copy()
+            tokens[positions] = 5
+            made.append(Window(tokens, positions, targets, n, (0, len(tokens))))
+        else:
+            targets = generator.integers(1, 300, 20 + n).astype(np.int32)
+            positions = np.arange(len(targets), dtype=np.int32)
+            made.append(Window(tokens, positions, targets, n, (0, len(tokens))))
+    return made
+
+
+@pytest.fixture(scope="session")
+def windows() -> Callable[..., list[Window]]:
+    """Makes windows of random tokens for each way of reading."""
+    return random_windows

@@ -20,6 +20,7 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.records import (
     ARRAY_FIELDS,
+    LOSS_FIELDS,
     ArmLosses,
     Facts,
     Record,
@@ -33,12 +34,26 @@ N = 5
 
 
 def losses(n: int = N, shift: float = 0.0) -> ArmLosses:
+    """An arm that holds every array there is; no metric measures all of them."""
     return ArmLosses(
         documents=np.arange(n, dtype=np.int64),
         tokens=np.full(n, 63, dtype=np.int64),
         baseline_nll=np.linspace(100.0, 120.0, n),
         subject_nll=np.linspace(100.0, 120.0, n) + shift,
+        kl_nats=np.linspace(0.0, 2.0, n),
+        top1_same=np.full(n, 60, dtype=np.int64),
+        top1_harmful=np.full(n, 2, dtype=np.int64),
+        top1_beneficial=np.full(n, 1, dtype=np.int64),
+        examples=np.arange(n, dtype=np.int64) // 2,
+        labels=np.arange(n, dtype=np.int64) % 2,
     )
+
+
+OPTIONAL = [name for name in ARRAY_FIELDS if name not in LOSS_FIELDS]
+
+
+def base_losses(n: int = N) -> ArmLosses:
+    return replace(losses(n), **dict.fromkeys(OPTIONAL))  # type: ignore[arg-type]
 
 
 def facts(**change: Any) -> Facts:
@@ -176,6 +191,45 @@ def test_a_member_that_stands_twice_is_refused() -> None:
     assert refusal(document, buffer.getvalue()).code == "RECORD_ARRAYS"
 
 
+def with_arrays(change: dict[str, bytes | None]) -> tuple[dict[str, Any], bytes]:
+    """A record and its archive, both changed alike in the final arm: they agree on the names."""
+    document, content = written(Record(facts()))
+    stated = document["facts"]["arms"]["final"]["arrays"]
+    for name, data in change.items():
+        if data is None:
+            del stated[name]
+        else:
+            stated[name] = SHA
+    return document, repacked(content, {f"final.{k}.npy": v for k, v in change.items()})
+
+
+@pytest.mark.parametrize("name", LOSS_FIELDS)
+def test_a_record_that_states_and_holds_no_base_array_is_refused(name: str) -> None:
+    error = refusal(*with_arrays({name: None}))
+    assert error.code == "RECORD_ARRAYS"
+    assert name in error.cause
+
+
+@pytest.mark.parametrize("name", ["weights", "arrays", "__class__", "x.y", "../tokens", ""])
+def test_a_record_that_states_and_holds_an_unknown_array_is_refused(name: str) -> None:
+    error = refusal(*with_arrays({name: npy(np.zeros(7))}))
+    assert error.code == "RECORD_ARRAYS"
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_dropping_an_optional_array_from_record_and_archive_is_refused(name: str) -> None:
+    assert refusal(*with_arrays({name: None})).code == "RECORD_DIGEST_MISMATCH"
+
+
+def test_arrays_that_were_not_measured_are_absent_and_stay_absent() -> None:
+    record = Record(facts(arms={"preview": base_losses(), "final": base_losses(7)}))
+    document, content = written(record)
+    assert set(document["facts"]["arms"]["final"]["arrays"]) == set(LOSS_FIELDS)
+    back = record_from_bytes(document, content)
+    assert back.facts.digest == record.facts.digest
+    assert set(back.facts.arms["final"].arrays()) == set(LOSS_FIELDS)
+
+
 def header_only(header: str) -> bytes:
     text = header.encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
@@ -223,10 +277,10 @@ def test_a_member_that_is_another_array_or_none_is_refused(member: bytes) -> Non
 def test_a_member_larger_than_stated_is_refused_unread(method: int) -> None:
     document, content = written(Record(facts()))
     error = refusal(
-        document, repacked(content, {"preview.documents.npy": bytes(5_000_000)}, method)
+        document, repacked(content, {"preview.baseline_nll.npy": bytes(5_000_000)}, method)
     )
     assert error.code == "RECORD_ARRAYS"
-    assert "preview.documents.npy is" in error.cause
+    assert "preview.baseline_nll.npy is" in error.cause
     assert ("larger" if method == zipfile.ZIP_STORED else "compressed") in error.cause
 
 

@@ -9,17 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema.validators import Draft202012Validator
 
-from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.certificate.verdict_text import verdict_file_text
+from pytest_invarlock.decision import CheckDecision, Decision, Outcome
+from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.decision_policy import (
-    DecisionPolicy,
-    Expectation,
-    Floors,
-    MetricLimits,
-    Strictness,
-)
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.verdict import RunVerdict, decide_run
+
+from .checks.made import policy
 
 PROPERTY = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 DEMANDED = {
@@ -28,21 +26,25 @@ DEMANDED = {
     "fault": Strictness.MUST_DETECT,
     "look": Strictness.INFORMATIONAL,
 }
-POLICY = DecisionPolicy(
-    tier="balanced", profile="dev", checks=("primary_metric",), modes={},
-    primary_metric=MetricLimits(1.1, 2.0, 0.05, 0.04, 999), floors=Floors(20, 10.0, None),
-    on_inconclusive="fail", provenance={},
+POLICY = policy(
+    checks=("primary_metric",),
     expectations={("m", name): Expectation("x", s) for name, s in DEMANDED.items()},
-)  # fmt: skip
+)
 
 
 def decision(
-    scenario: str, outcome: Outcome = Outcome.PASS, *, met: bool = True, draw: int = 0
+    scenario: str,
+    outcome: Outcome = Outcome.PASS,
+    *,
+    met: bool = True,
+    draw: int = 0,
+    **change: Any,
 ) -> Decision:
     return Decision(
         model="m", scenario=scenario, draw=draw, category="clean",
-        strictness=DEMANDED.get(scenario, Strictness.MUST_PASS).value, checks=(), fired=(),
+        strictness=DEMANDED.get(scenario, Strictness.MUST_PASS).value,
         outcome=outcome, expectation_met=met, text="because",
+        **{"checks": (), "fired": (), "metric": "ppl_causal", "convention": "document"} | change,
     )  # fmt: skip
 
 
@@ -193,4 +195,65 @@ def test_the_parts_of_the_document_fit_the_schema(decisions: list[Decision]) -> 
         if key in rules and key != "format":
             part = {"$defs": schema("verdict").get("$defs", {}), **rules[key]}
             assert list(Draft202012Validator(part).iter_errors(value)) == []
-    assert set(document) == {"format", "verdict", "requirements", "counts"}
+    assert set(document) == {"format", "verdict", "requirements", "counts", "alarms"}
+
+
+def with_p_values(scenario: str, *p_values: float | None) -> Decision:
+    checks = tuple(
+        CheckDecision(name, Outcome.PASS, "r", "t", {} if p is None else {"p_value": p})
+        for name, p in zip(("tail", "drift", "primary_metric"), p_values, strict=False)
+    )
+    return decision(scenario, checks=checks)
+
+
+def test_every_test_of_the_run_is_one_family() -> None:
+    decisions = [
+        with_p_values("look", 0.01, 0.04, None),
+        with_p_values("clean", 0.5),
+        decision("cut"),
+    ]
+    alarms = run(decisions, ["look", "clean", "cut"]).alarms
+    assert [(a.scenario, a.check, a.p_value) for a in alarms] == [
+        ("clean", "tail", 0.5), ("look", "tail", 0.01), ("look", "drift", 0.04),
+    ]  # fmt: skip
+    assert [a.p_holm for a in alarms] == pytest.approx([0.5, 0.03, 0.08])
+
+
+def test_alarms_never_gate() -> None:
+    verdict = run([with_p_values("clean", 1e-30, 1e-30)], ["clean"])
+    assert verdict.alarms[0].p_holm < 1e-20
+    assert verdict.verdict == "PASS"
+
+
+def test_a_run_without_tests_has_no_alarms() -> None:
+    assert run(ALL_MET).alarms == ()
+
+
+def test_the_verdicts_text_tells_the_smallest_alarm() -> None:
+    text = verdict_file_text(run([with_p_values("clean", 0.004, 0.5)], ["clean"]))
+    assert "alarms (decide nothing): 2 tests, smallest p 0.004, Holm-adjusted 0.008, tail" in text
+    assert "alarms" not in verdict_file_text(run(ALL_MET))
+
+
+@pytest.mark.parametrize(
+    "other", [{"convention": "llama.cpp-512"}, {"metric": "ppl_mlm"}, {"metric": "accuracy"}]
+)
+@pytest.mark.parametrize("outcome", [Outcome.PASS, Outcome.FAIL, Outcome.ERROR])
+def test_draws_of_other_conventions_are_never_put_side_by_side(
+    other: dict[str, str], outcome: Outcome
+) -> None:
+    draws = [decision("clean"), decision("clean", outcome, draw=1, **other)]
+    with pytest.raises(EvidenceError) as caught:
+        run(draws, ["clean"], draws=2)
+    assert caught.value.code == "MIXED_CONVENTIONS"
+    assert next(iter(other.values())) in caught.value.cause
+
+
+def test_scenarios_may_differ_in_convention_and_errors_have_none() -> None:
+    decisions = [
+        decision("clean"),
+        decision("clean", Outcome.ERROR, met=False, draw=1, metric=None, convention=None),
+        decision("look", convention="row"),
+        decision("look", convention="row", draw=1),
+    ]
+    assert run(decisions, ["clean", "look"], draws=2).verdict == "FAIL"

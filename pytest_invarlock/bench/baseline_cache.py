@@ -1,43 +1,91 @@
-"""Baseline losses, computed once per host, pair and draw: a file per key under a lock."""
+"""Baseline evidence, computed once per host, pair and draw: a file per key under a lock."""
 
 from __future__ import annotations
 
-import io
+import json
+import os
+import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import safetensors.torch
 from filelock import FileLock
+from safetensors import safe_open
 
-from pytest_invarlock.evidence.atomic import write_bytes
+from pytest_invarlock.metrics.token_scoring import Scores
+from pytest_invarlock.plan import ARMS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import torch
 
     from pytest_invarlock.plan import Arm
 
-Losses = Mapping["Arm", "NDArray[np.float64]"]
+_NOISE_FLOOR = "noise_floor"
 
 
-def cached_losses(folder: Path | None, key: str, compute: Callable[[], Losses]) -> Losses:
-    """The losses stored under ``key``, else those of ``compute``, stored for whoever comes next.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BaselineEvidence:
+    """What one pass over the baseline gave.
+
+    ``scores`` by arm, in the order of the arm's batches; ``noise_floor`` what the baseline differs
+    from itself, as the record holds it.
+    """
+
+    scores: Mapping[Arm, Scores]
+    noise_floor: Mapping[str, Any]
+
+
+def cached_evidence(
+    folder: Path | None, key: str, compute: Callable[[], BaselineEvidence]
+) -> BaselineEvidence:
+    """The evidence stored under ``key``, else that of ``compute``, stored for whoever comes next.
 
     Args:
         folder: where files and locks go; None keeps nothing.
-        key: a digest of everything that changes the losses' bits.
-        compute: makes the losses, float64 (n_windows,) by arm; only one process at a time calls it.
+        key: a digest of everything that changes the evidence's bits.
+        compute: takes the evidence; only one process at a time calls it.
     """
     if folder is None:
         return compute()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key.removeprefix('sha256:')}.npz"
+    path = folder / f"{key.removeprefix('sha256:')}.safetensors"
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
-            with np.load(path, allow_pickle=False) as stored:
-                return {"preview": stored["preview"], "final": stored["final"]}
-        losses = compute()
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, preview=losses["preview"], final=losses["final"])
-        write_bytes(path, buffer.getvalue())
-    return losses
+            return _read(path)
+        evidence = compute()
+        _write(path, evidence)
+    return evidence
+
+
+def _write(path: Path, evidence: BaselineEvidence) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for arm, scores in evidence.scores.items():
+        tensors |= {f"{arm}.nll": scores.nll, f"{arm}.top1": scores.top1}
+        if scores.states is not None:
+            tensors[f"{arm}.states"] = scores.states
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        safetensors.torch.save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={_NOISE_FLOOR: json.dumps(dict(evidence.noise_floor))},
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> BaselineEvidence:
+    with safe_open(path, framework="pt") as stored:
+        names = set(stored.keys())
+        scores = {
+            arm: Scores(
+                stored.get_tensor(f"{arm}.nll"),
+                stored.get_tensor(f"{arm}.top1"),
+                stored.get_tensor(f"{arm}.states") if f"{arm}.states" in names else None,
+            )
+            for arm in ARMS
+        }
+        return BaselineEvidence(scores, json.loads(stored.metadata()[_NOISE_FLOOR]))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from invarlock_guards.measure.invariants import ModelStructure, read_structure
 
-from pytest_invarlock.adapters.hf_causal import HF_Causal_Adapter, LoadedModel
-from pytest_invarlock.bench.baseline_cache import Losses, cached_losses
+from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
+from pytest_invarlock.adapters.output_head import head_reproduces_logits, output_head
+from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
+from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.journal import EditJournal
+from pytest_invarlock.bench.noise_floor import measure_noise_floor
+from pytest_invarlock.bench.subject_pass import PairedArm, SubjectPass
 from pytest_invarlock.bench.tensor_digest import (
     combined_digest,
     model_tensors,
@@ -22,15 +27,15 @@ from pytest_invarlock.bench.tensor_digest import (
     tensor_digests,
 )
 from pytest_invarlock.core.determinism import device_identity, in_force
-from pytest_invarlock.data import WindowSet, draw_windows, get_provider
 from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
-from pytest_invarlock.metrics.token_nll import (
-    Batch,
-    head_reproduces_logits,
-    make_batches,
-    window_nll,
+from pytest_invarlock.metrics.token_scoring import (
+    Outputs,
+    Reference,
+    model_outputs,
+    score,
+    window_sums,
 )
 from pytest_invarlock.plan import ARMS, Arm
 from pytest_invarlock.provenance import code_digest, library_versions
@@ -38,7 +43,9 @@ from pytest_invarlock.provenance import code_digest, library_versions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_invarlock.data import Provider
+    from pytest_invarlock.data import WindowSet
+    from pytest_invarlock.metrics.batches import Batch
+    from pytest_invarlock.metrics.token_scoring import Scores
     from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair
 
 Progress = Callable[[str, int, int], None]
@@ -55,8 +62,10 @@ class Counters:
 
     baseline_loads: int = 0
     baseline_passes: int = 0
+    noise_floor_passes: int = 0
     subject_loads: int = 0
     subject_passes: int = 0
+    subject_windows: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -67,7 +76,6 @@ class Subject:
     digests: Mapping[str, str]
     structure: ModelStructure
     edit: Mapping[str, Any] | None
-    by_head: bool
 
 
 @dataclass(eq=False, repr=False)
@@ -81,7 +89,7 @@ class Bench:
     pair: Pair
     plan: MeasurementPlan
     cache: Path | None = None
-    adapter: HF_Causal_Adapter = field(default_factory=HF_Causal_Adapter)
+    adapter: Adapter = field(default_factory=HF_Auto_Adapter)
     progress: Progress = _silent
     log: Log = _silent
     counters: Counters = field(default_factory=Counters)
@@ -89,11 +97,10 @@ class Bench:
     _digests: dict[str, str] = field(default_factory=dict)
     _structure: ModelStructure | None = None
     _by_head: bool | None = None
-    _provider: Provider | None = None
-    _windows: dict[int, WindowSet] = field(default_factory=dict)
-    _given: dict[int, WindowSet] = field(default_factory=dict)
-    _batches: dict[tuple[int, Arm], list[Batch]] = field(default_factory=dict)
-    _losses: dict[int, Losses] = field(default_factory=dict)
+    _draws: Draws | None = None
+    _evidence: dict[int, BaselineEvidence] = field(default_factory=dict)
+    _head: Any = None
+    _twin: Any = None
 
     @property
     def baseline(self) -> LoadedModel:
@@ -130,81 +137,42 @@ class Bench:
         return self._structure
 
     @property
-    def provider(self) -> Provider:
-        """The data provider, read once."""
-        if self._provider is None:
-            self._provider = get_provider(self.plan.source.provider, self.plan.source)
-        return self._provider
+    def draws(self) -> Draws:
+        """The windows of each draw."""
+        if self._draws is None:
+            self._draws = Draws(self.plan)
+        return self._draws
 
     def windows(self, draw: int) -> WindowSet:
         """The windows to measure a draw on: ready-made ones, else the provider's."""
-        return self._given.get(draw) or self.drawn_windows(draw)
+        return self.draws.windows(draw, self.baseline)
 
     def drawn_windows(self, draw: int) -> WindowSet:
         """The provider's windows of a draw, tokenised once with the baseline's tokenizer."""
-        if draw not in self._windows:
-            self._windows[draw] = draw_windows(
-                self.provider,
-                self.baseline.tokenizer,
-                self.plan.windows,
-                draw=draw,
-                context=self.baseline.context,
-            )
-        return self._windows[draw]
+        return self.draws.drawn(draw, self.baseline)
 
     def use_windows(self, draw: int, windows: WindowSet) -> None:
         """Measure draw ``draw`` on ready-made windows from now on."""
-        in_use = self._given.get(draw) or self._windows.get(draw)
-        if windows is not in_use:
-            self._forget_draw(draw)
-        if windows is self._windows.get(draw):
-            self._given.pop(draw, None)
-        else:
-            self._given[draw] = windows
+        if self.draws.use(draw, windows):
+            self._evidence.pop(draw, None)
 
     def use_drawn_windows(self, draw: int) -> None:
         """Measure draw ``draw`` on the provider's windows again."""
-        if self._given.pop(draw, None) is not None:
-            self._forget_draw(draw)
+        if self.draws.use_drawn(draw):
+            self._evidence.pop(draw, None)
 
-    def _forget_draw(self, draw: int) -> None:
-        self._losses.pop(draw, None)
-        for arm in ARMS:
-            self._batches.pop((draw, arm), None)
-
-    def is_given(self, draw: int) -> bool:
-        """Whether a draw's windows were given ready-made."""
-        return draw in self._given
-
-    def data_digest(self, draw: int) -> str:
-        """The digest of a draw's data; of ready-made windows, of what they hold."""
-        windows = self.windows(draw)
-        return windows.content_digest() if self.is_given(draw) else windows.digest
-
-    def source_digest(self, draw: int) -> str:
-        """The digest of where a draw's windows come from; ready-made ones stand for themselves."""
-        given = self._given.get(draw)
-        return given.content_digest() if given is not None else self.provider.source_digest()
-
-    def batches(self, draw: int, arm: Arm) -> list[Batch]:
-        """The padded batches of an arm, on the plan's device."""
-        if (draw, arm) not in self._batches:
-            self._batches[draw, arm] = make_batches(
-                self.windows(draw).arms[arm],
-                batch_tokens=self.plan.batch_tokens,
-                device=self.baseline.device,
-            )
-        return self._batches[draw, arm]
-
-    def baseline_losses(self, draw: int) -> Losses:
-        """Summed losses per window and arm of the unedited baseline: once per host and draw."""
-        if draw not in self._losses:
-            self._losses[draw] = cached_losses(
+    def baseline_evidence(self, draw: int) -> BaselineEvidence:
+        """Scores of the unedited baseline and its noise floor: once per host and draw."""
+        if draw not in self._evidence:
+            if self.cache is not None:
+                # Kept states are large, and other draws' lie on the disk.
+                self._evidence.clear()
+            self._evidence[draw] = cached_evidence(
                 self.cache, self._baseline_key(draw), lambda: self._baseline_pass(draw)
             )
-        return self._losses[draw]
+        return self._evidence[draw]
 
-    def _baseline_pass(self, draw: int) -> Losses:
+    def _baseline_pass(self, draw: int) -> BaselineEvidence:
         if not self.unchanged():
             self.drop()
             raise EditError(
@@ -214,19 +182,61 @@ class Bench:
             )
         self.counters.baseline_passes += 1
         self.log("baseline_pass", pair=self.pair.name, draw=draw)
-        return self._pass(self.baseline, draw, "baseline", self.by_head)
+        model = self.baseline.model
+        arms = self.windows(draw).arms
+        total = sum(len(windows) for windows in arms.values())
+        done = 0
+        by_head = self.by_head(draw)
+        scores: dict[Arm, Scores] = {}
+        for arm in ARMS:
+            scores[arm] = score(
+                model,
+                self.batches(draw, arm),
+                by_head=by_head,
+                keep_states=by_head,
+                progress=partial(self._advance, "baseline", done, total),
+            )
+            done += len(arms[arm])
+        return BaselineEvidence(scores, self._noise_floor(draw, scores["final"]))
+
+    def _noise_floor(self, draw: int, scores: Scores) -> dict[str, float | int]:
+        self.counters.noise_floor_passes += 1
+        windows = self.windows(draw)
+        batches = self.batches(draw, "final")
+        return measure_noise_floor(
+            self.baseline.model,
+            windows.final,
+            batches,
+            window_sums(scores.nll, batches, len(windows.final)),
+            batch_shape(self.baseline, self.plan.batch_tokens, windows.reading),
+            by_head=self.by_head(draw),
+            device=self.baseline.device,
+        )
+
+    def batches(self, draw: int, arm: Arm) -> list[Batch]:
+        """The batches of an arm, on the plan's device, in the order they are measured."""
+        return [batch for block in self.draws.blocks(draw, arm, self.baseline) for batch in block]
+
+    def halve_batches(self) -> None:
+        """Measure in batches of half as many tokens from now on, the baseline among it."""
+        self.plan = replace(self.plan, batch_tokens=max(1, self.plan.batch_tokens // 2))
+        self.draws.plan = self.plan
+        self.draws.forget_batches()
+        self._evidence.clear()
+        self.log("halve_batches", pair=self.pair.name, batch_tokens=self.plan.batch_tokens)
+        free_memory()
 
     def _baseline_key(self, draw: int) -> str:
+        sequential = self.plan.sequential
         return digest(
             {
                 "tensors": combined_digest(self.digests),
                 "config": self.config_digest,
-                "attention": str(
-                    getattr(self.baseline.model.config, "_attn_implementation", "unknown")
-                ),
-                "by_head": self.by_head,
+                "attention": self.baseline.attention,
+                "by_head": self.by_head(draw),
                 "code": code_digest(),
                 "data": self.windows(draw).content_digest(),
+                "first_look": None if sequential is None else sequential.first_look,
                 "dtype": self.plan.dtype,
                 "threads": self.plan.threads,
                 "determinism": self.plan.determinism,
@@ -236,32 +246,60 @@ class Bench:
             }
         )
 
-    @property
-    def by_head(self) -> bool:
+    def by_head(self, draw: int) -> bool:
         """Whether the baseline's head reproduces its logits, tried once on one window."""
         if self._by_head is None:
-            batches = next(iter(self._batches.values()), None) or self.batches(0, "final")
-            self._by_head = head_reproduces_logits(self.baseline.model, batches[0])
+            self._by_head = self._reproduces(self.baseline.model, draw)
         return self._by_head
 
-    def subject_losses(self, subject: Subject, draw: int) -> Losses:
-        """Summed losses per window and arm of ``subject``."""
-        self.counters.subject_passes += 1
-        return self._pass(subject.loaded, draw, "subject", subject.by_head)
+    def _reproduces(self, model: Any, draw: int) -> bool:
+        batch = self.batches(draw, "final")[0]
+        return head_reproduces_logits(model, {**batch.first_row(), **batch.options})
 
-    def _pass(self, loaded: LoadedModel, draw: int, stage: str, by_head: bool) -> Losses:
-        total = sum(len(windows) for windows in self.windows(draw).arms.values())
-        done = 0
-        losses: dict[Arm, Any] = {}
-        for arm in ARMS:
-            losses[arm] = window_nll(
-                loaded.model,
-                self.batches(draw, arm),
-                by_head=by_head,
-                progress=partial(self._advance, stage, done, total),
-            )
-            done += len(losses[arm])
-        return losses
+    def measure_subject(self, subject: Subject, draw: int) -> dict[Arm, PairedArm]:
+        """One pass over ``subject``, paired with the baseline's scores."""
+        self.counters.subject_passes += 1
+        windows = self.windows(draw)
+        total = sum(len(arm) for arm in windows.arms.values())
+        evidence = self.baseline_evidence(draw)
+        model = subject.loaded.model
+        subject_pass = SubjectPass(
+            model=model,
+            # An edit changes numbers, not how states become logits.
+            by_head=self.by_head(draw) if subject.edit else self._reproduces(model, draw),
+            windows=windows,
+            blocks={arm: self.draws.blocks(draw, arm, self.baseline) for arm in ARMS},
+            baseline=evidence.scores,
+            reference={arm: self._reference(subject, evidence.scores[arm]) for arm in ARMS},
+            advance=partial(self._advance, "subject", 0, total),
+        )
+        sequential = self.plan.sequential
+        measured = (
+            subject_pass.whole() if sequential is None else subject_pass.until_decided(sequential)
+        )
+        self.counters.subject_windows += sum(
+            len(batch.order) for arm in measured.values() for batch in arm.batches
+        )
+        return measured
+
+    def _reference(self, subject: Subject, scores: Scores) -> Reference:
+        """The baseline's outputs: from kept states and its own head, else model beside model."""
+        if vocabulary(subject.loaded.model) != vocabulary(self.baseline.model):
+            return Reference(None)
+        edited = subject.edit is not None
+        states, device = scores.states, self.baseline.device
+        if states is not None:
+            head = self._head if edited else output_head(self.baseline.model)
+            return Reference(lambda _, there: Outputs(states[there].to(device), head))
+        beside = self._twin if edited else self.baseline.model
+        return Reference(lambda batch, _: model_outputs(beside, batch, by_head=False))
+
+    def _keep_own_side(self) -> None:
+        """Copy what the baseline's side of a comparison needs, before an edit can change it."""
+        if self._by_head and self._head is None:
+            self._head = copy.deepcopy(output_head(self.baseline.model))
+        elif self._by_head is False and self._twin is None:
+            self._twin = copy.deepcopy(self.baseline.model)
 
     def _advance(self, stage: str, before: int, total: int, done: int) -> None:
         self.progress(stage, before + done, total)
@@ -275,6 +313,7 @@ class Bench:
                 dropped, and reloaded by whoever asks next.
         """
         loaded = self.baseline
+        self._keep_own_side()
         journal = EditJournal(loaded.model, self._digests)
         try:
             coverage = apply_edit(spec, journal)
@@ -283,7 +322,6 @@ class Bench:
                 digests=self._edited_digests(journal),
                 structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
                 edit=coverage,
-                by_head=self.by_head,
             )
         finally:
             try:
@@ -301,20 +339,17 @@ class Bench:
         }
 
     @contextmanager
-    def checkpoint(self, reference: str, draw: int) -> Iterator[Subject]:
+    def checkpoint(self, reference: str) -> Iterator[Subject]:
         """Another checkpoint, loaded for as long as the context lasts."""
         loaded = self.adapter.load(reference, device=self.plan.device, dtype=self.plan.dtype)
         self.counters.subject_loads += 1
         self.log("subject_load", pair=self.pair.name)
-        batch = self.batches(draw, "final")[0]
-        comparable = loaded.tokenizer_fingerprint == self.baseline.tokenizer_fingerprint
         try:
             yield Subject(
                 loaded=loaded,
                 digests=tensor_digests(loaded.model),
                 structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
                 edit=None,
-                by_head=comparable and head_reproduces_logits(loaded.model, batch),
             )
         finally:
             del loaded
@@ -339,10 +374,18 @@ class Bench:
         """Forget the resident model; the next use loads it afresh."""
         self._loaded = None
         self._by_head = None
-        self._batches.clear()
-        self._losses.clear()
+        self._head = None
+        self._twin = None
+        self.draws.forget_batches()
+        self._evidence.clear()
         self.log("baseline_drop", pair=self.pair.name)
         free_memory()
+
+
+def vocabulary(model: Any) -> int:
+    """How many logits ``model`` gives for each position."""
+    head = output_head(model)
+    return int(model.config.vocab_size if head is None else head.get_parameter("weight").shape[0])
 
 
 def free_memory() -> None:

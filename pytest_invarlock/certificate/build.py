@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jsonschema.validators import Draft202012Validator
 
-from pytest_invarlock.decide import decide, token_floor
+from pytest_invarlock.certificate.identities import assert_identities
+from pytest_invarlock.checks.floors import token_floor
+from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.resources import schema
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from pytest_invarlock.records import Facts, Record
 
 SCHEMA_VERSION = "v1"
-IDENTITY_TOLERANCE = 1e-9
-LARGEST_LOG_RATIO = 709.0
+_FLAGS = {
+    "primary_metric": "primary_metric_acceptable",
+    "drift": "drift_acceptable",
+    "tail": "tail_acceptable",
+    "invariants": "invariants_pass",
+}
+_PAIRING = ("match_fraction", "overlap_fraction", "duplicate_fraction")
 
 
 def make_certificate(record: Record, policy: DecisionPolicy, *, run_id: str) -> dict[str, Any]:
@@ -39,7 +45,13 @@ def make_certificate(record: Record, policy: DecisionPolicy, *, run_id: str) -> 
         "kind": facts.kind,
         "decision": decision.document(),
         "validation": _validation(decision),
+        "convention": decision.convention,
         "primary_metric": _primary_metric(facts, decision),
+        "tail": _numbers(decision, "tail"),
+        "drift": _numbers(decision, "drift"),
+        "divergence": dict(facts.divergence),
+        "noise_floor": dict(facts.noise_floor),
+        "pairing": {key: facts.data.get(key) for key in _PAIRING},
         "structure": _structure(facts),
         "guards": {name: dict(evidence) for name, evidence in facts.guards.items()},
         "dataset": dict(facts.data),
@@ -57,7 +69,7 @@ def make_certificate(record: Record, policy: DecisionPolicy, *, run_id: str) -> 
             if key in record.observations
         },
     }
-    _assert_identities(certificate, facts)
+    assert_identities(certificate, facts)
     validate_certificate(certificate)
     return certificate
 
@@ -73,22 +85,21 @@ def validate_certificate(certificate: Mapping[str, Any]) -> None:
 
 
 def _validation(decision: Decision) -> dict[str, bool]:
-    flags = {
-        "primary_metric": "primary_metric_acceptable",
-        "invariants": "invariants_pass",
-    }
     return {
-        flags[check.check]: check.outcome.acceptable
+        _FLAGS[check.check]: check.outcome.acceptable
         for check in decision.checks
-        if check.check in flags
+        if check.check in _FLAGS
     }
+
+
+def _numbers(decision: Decision, name: str) -> dict[str, Any] | None:
+    """The numbers of a check; None where the policy does not demand it."""
+    return next((dict(check.numbers) for check in decision.checks if check.check == name), None)
 
 
 def _primary_metric(facts: Facts, decision: Decision) -> dict[str, Any] | None:
-    for check in decision.checks:
-        if check.check == "primary_metric":
-            return {"kind": facts.plan["metric"], **dict(check.numbers)}
-    return None
+    numbers = _numbers(decision, "primary_metric")
+    return None if numbers is None else {"kind": facts.plan["metric"], **numbers}
 
 
 def _structure(facts: Facts) -> dict[str, int | None]:
@@ -106,25 +117,3 @@ def _floors(facts: Facts, policy: DecisionPolicy) -> dict[str, float | int | Non
         "effective_documents": policy.floors.effective_documents,
         "tokens": token_floor(facts, policy) if facts.error is None else policy.floors.tokens,
     }
-
-
-def _assert_identities(certificate: Mapping[str, Any], facts: Facts) -> None:
-    """ratio = exp(mean ΔlogNLL) from the arrays, and the bounds enclose it."""
-    metric = certificate["primary_metric"]
-    if metric is None or "ratio" not in metric:
-        return
-    final = facts.arms["final"]
-    delta = float((final.subject_nll - final.baseline_nll).sum() / final.tokens.sum())
-    ratio, lower, upper = metric["ratio"], metric["ratio_lower"], metric["ratio_upper"]
-    if ratio is None:
-        # Beyond what a double holds as a ratio; the difference itself is recorded.
-        follows, ordered = delta > LARGEST_LOG_RATIO, True
-    else:
-        follows = math.isclose(math.log(ratio), delta, rel_tol=1e-12, abs_tol=IDENTITY_TOLERANCE)
-        ordered = (lower is None or lower <= ratio) and (upper is None or ratio <= upper)
-    if not (follows and ordered):
-        raise EvidenceError(
-            f"{facts.model}::{facts.scenario}: ratio and interval do not follow from the losses",
-            remedy="report this",
-            code="CERTIFICATE_IDENTITY",
-        )

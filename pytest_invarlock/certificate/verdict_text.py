@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.verdict import RunVerdict
 
 MAX_FAILURES_SHOWN = 10
+SMALLEST_P_SHOWN = 1e-6
 
 
 def verdict_file_text(verdict: RunVerdict) -> str:
@@ -17,8 +18,20 @@ def verdict_file_text(verdict: RunVerdict) -> str:
         f"{'holds' if rule.passed else 'BROKEN'}  {rule.name}: {rule.text}"
         for rule in verdict.requirements
     ]
+    if verdict.alarms:
+        smallest = min(verdict.alarms, key=lambda alarm: alarm.p_value)
+        lines.append(
+            f"alarms (decide nothing): {len(verdict.alarms)} tests, smallest p "
+            f"{_shown_p(smallest.p_value)}, Holm-adjusted {_shown_p(smallest.p_holm)}, "
+            f"{smallest.check} of {smallest.model} {smallest.scenario}"
+        )
     broken = verdict_text(verdict)
     return "\n".join([*lines, *([broken] if broken else [])]) + "\n"
+
+
+def _shown_p(p_value: float) -> str:
+    # Digits of a tail as far out as this may differ between builds of a library.
+    return f"{p_value:.2g}" if p_value >= SMALLEST_P_SHOWN else f"below {SMALLEST_P_SHOWN:g}"
 
 
 def verdict_text(verdict: RunVerdict) -> str:

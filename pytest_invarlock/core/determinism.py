@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from pytest_invarlock.errors import ConfigError
@@ -62,6 +64,8 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     strict = plan.determinism == "strict"
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     if strict:
         # cuBLAS reads this once, when CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
@@ -72,12 +76,40 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
         torch.backends.cudnn.benchmark = not strict
         torch.backends.cuda.matmul.allow_tf32 = not strict
         torch.backends.cudnn.allow_tf32 = not strict
-        yield
+        with torch.random.fork_rng(devices=devices):
+            seed = random_seed(plan)
+            random.seed(seed)
+            # Others' code, edits and guards among it, draws from the global generators.
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
     finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = benchmark
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+def random_seed(plan: MeasurementPlan) -> int:
+    """What the global generators are seeded with, for edits and guards that draw from them."""
+    return plan.windows.seed + plan.draw
+
+
+def determinism_in_force(plan: MeasurementPlan) -> dict[str, Any]:
+    """The flags, thread counts and seed that are in force, as torch itself reports them."""
+    return {
+        "mode": plan.determinism,
+        "seed": random_seed(plan),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
 
 
 def device_identity(device: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +14,30 @@ import numpy as np
 import torch
 from invarlock_guards.measure.invariants import measure_invariants
 
+from pytest_invarlock.bench.draws import metric_of
 from pytest_invarlock.bench.resident import Bench, Subject
 from pytest_invarlock.bench.tensor_digest import combined_digest
-from pytest_invarlock.core.determinism import device_identity, in_force, resolve_plan
-from pytest_invarlock.errors import InvarlockError, MeasurementError
+from pytest_invarlock.core.determinism import (
+    determinism_in_force,
+    device_identity,
+    in_force,
+    resolve_plan,
+)
+from pytest_invarlock.core.pairing import match_fraction
+from pytest_invarlock.errors import MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
-from pytest_invarlock.plan import ARMS, Arm, DataSource
 from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
-from pytest_invarlock.records import ArmLosses, Facts, Record
+from pytest_invarlock.records import Facts, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from invarlock_guards.measure.invariants import ModelStructure
 
+    from pytest_invarlock.bench.baseline_cache import BaselineEvidence
+    from pytest_invarlock.bench.subject_pass import PairedArm
     from pytest_invarlock.data import WindowSet
-    from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
+    from pytest_invarlock.plan import Arm, MeasurementPlan, Pair, Scenario
 
 
 def measure(
@@ -59,36 +67,59 @@ def measure(
         bench = Bench(pair, resolve_plan(plan))
     started = datetime.now(UTC)
     clock = time.perf_counter()
-    draw = plan.draw
     try:
-        with in_force(bench.plan):
-            _ = bench.baseline
-            windows = bench.windows(draw)
-            baseline_losses = bench.baseline_losses(draw)
-            ready = time.perf_counter()
-            with _subject(bench, scenario, draw) as subject:
-                facts = _facts(bench, scenario, draw, windows, subject, baseline_losses)
-    except torch.OutOfMemoryError as error:
-        raise MeasurementError(
-            f"out of memory on {bench.plan.device}",
-            remedy=f"give --invarlock-batch={max(1, bench.plan.batch_tokens // 2)} or fewer tokens",
-            code="OUT_OF_MEMORY",
-        ) from error
+        taken = _take(bench, scenario, plan.draw)
+    except torch.OutOfMemoryError:
+        bench.halve_batches()
+        taken = _take_again(bench, scenario, plan.draw)
+    windows = bench.windows(plan.draw)
     end = time.perf_counter()
     observations = {
         "started_at": started.isoformat(timespec="seconds"),
-        "seconds_to_baseline": round(ready - clock, 6),
-        "seconds_subject": round(end - ready, 6),
+        "seconds_to_baseline": round(taken.ready - clock, 6),
+        "seconds_subject": round(end - taken.ready, 6),
         "peak_memory_bytes": peak_memory_bytes(),
         "counters": asdict(bench.counters),
         "device": device_identity(bench.plan.device),
+        "determinism": taken.determinism,
         "versions": library_versions(),
         "machine": machine(),
         "worker": worker,
         "host": None if salt is None else keyed_host(salt),
         "window_hmacs": None if salt is None else windows.keyed_hashes(salt),
     }
-    return Record(facts, observations)
+    return Record(taken.facts, observations)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Taken:
+    """Facts, when the subject's turn came (`time.perf_counter`), and the flags in force."""
+
+    facts: Facts
+    ready: float
+    determinism: Mapping[str, Any]
+
+
+def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
+    with in_force(bench.plan.for_draw(draw)):
+        _ = bench.baseline
+        evidence = bench.baseline_evidence(draw)
+        ready = time.perf_counter()
+        determinism = determinism_in_force(bench.plan.for_draw(draw))
+        with _subject(bench, scenario) as subject:
+            return _Taken(_facts(bench, scenario, draw, subject, evidence), ready, determinism)
+
+
+def _take_again(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
+    """The one retry after memory ran out, of both models: their batches must be alike."""
+    try:
+        return _take(bench, scenario, draw)
+    except torch.OutOfMemoryError as error:
+        raise MeasurementError(
+            f"out of memory on {bench.plan.device} at {bench.plan.batch_tokens} tokens a batch too",
+            remedy=f"give --invarlock-batch={max(1, bench.plan.batch_tokens // 2)} or fewer tokens",
+            code="OUT_OF_MEMORY",
+        ) from error
 
 
 def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: str) -> Record:
@@ -98,7 +129,7 @@ def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: st
         scenario=scenario.name,
         draw=plan.draw,
         kind=scenario.kind,
-        plan=_plan_document(plan, "unknown", scenario, {}, None),
+        plan=_plan_document(plan, None, None, scenario, {}, None),
         baseline={},
         subject={},
         edit=None,
@@ -111,32 +142,29 @@ def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: st
     return Record(facts, {"started_at": now, "versions": library_versions(), "machine": machine()})
 
 
-def error_code(error: BaseException) -> str:
-    """The stable code under which an error enters a record."""
-    return error.code if isinstance(error, InvarlockError) else "CRASH"
-
-
-def _subject(bench: Bench, scenario: Scenario, draw: int) -> AbstractContextManager[Subject]:
+def _subject(bench: Bench, scenario: Scenario) -> AbstractContextManager[Subject]:
     if scenario.edit is not None:
         return bench.edited(scenario.edit)
     if scenario.subject is None:
         raise MeasurementError("a scenario without a subject", remedy="name an edit or a subject")
-    return bench.checkpoint(scenario.subject, draw)
+    return bench.checkpoint(scenario.subject)
 
 
 def _facts(
     bench: Bench,
     scenario: Scenario,
     draw: int,
-    windows: WindowSet,
     subject: Subject,
-    baseline_losses: Mapping[Arm, Any],
+    evidence: BaselineEvidence,
 ) -> Facts:
+    windows = bench.windows(draw)
     guards = {"invariants": measure_invariants(bench.structure, subject.structure)}
-    comparable = subject.loaded.tokenizer_fingerprint == bench.baseline.tokenizer_fingerprint
+    match, notes = match_fraction(bench, subject.loaded, draw)
     # Losses of another tokenizer's tokens are about other events: none are taken.
-    losses = bench.subject_losses(subject, draw) if comparable else None
+    measured = bench.measure_subject(subject, draw) if match == 1.0 else {}
+    arms = {arm: paired.losses(windows.arms[arm]) for arm, paired in measured.items()}
     baseline = _identity(bench.baseline, bench.digests, bench.structure)
+    data_digest = bench.draws.data_digest(draw, bench.baseline)
     return Facts(
         model=bench.pair.name,
         scenario=scenario.name,
@@ -144,7 +172,8 @@ def _facts(
         kind=scenario.kind,
         plan=_plan_document(
             _measured_plan(bench, draw, windows),
-            bench.source_digest(draw),
+            bench.draws.source_identity(draw),
+            data_digest,
             scenario,
             baseline,
             subject.loaded.checkpoint_digest,
@@ -154,20 +183,40 @@ def _facts(
         | ({"checkpoint_digest": None} if subject.edit is not None else {}),
         edit=subject.edit,
         data={
-            "digest": bench.data_digest(draw),
+            "digest": data_digest,
             "seq_len": windows.seq_len,
-            "n_documents": dict(windows.n_documents),
-            "notes": [*bench.plan.notes, *windows.notes],
+            "n_documents": dict(windows.n_documents)
+            | {arm: len(np.unique(losses.documents)) for arm, losses in arms.items()},
+            "n_documents_planned": dict(windows.n_documents),
+            "overlap_fraction": windows.overlap_fraction,
+            "duplicate_fraction": windows.duplicate_fraction,
+            "match_fraction": match,
+            "notes": [*bench.plan.notes, *windows.notes, *notes],
         },
-        arms={} if losses is None else _arms(windows, baseline_losses, losses),
+        arms=arms,
         guards=guards,
+        divergence=_divergence(measured, evidence),
+        noise_floor=evidence.noise_floor,
     )
+
+
+def _divergence(measured: Mapping[Arm, PairedArm], evidence: BaselineEvidence) -> dict[str, Any]:
+    if not measured:
+        return {"not_evaluated": "the subject's tokens are not the baseline's"}
+    if any(paired.kl is None for paired in measured.values()):
+        return {"not_evaluated": "the two models' vocabularies differ in size"}
+    cached = evidence.scores["final"].states is not None
+    return {
+        "method": "cached_states" if cached else "side_by_side",
+        **{arm: paired.divergence() for arm, paired in measured.items()},
+    }
 
 
 def _measured_plan(bench: Bench, draw: int, windows: WindowSet) -> MeasurementPlan:
     """The plan with what windows given ready-made make of it."""
-    plan = bench.plan.for_draw(draw)
-    if not bench.is_given(draw):
+    metric = metric_of(bench.plan, bench.baseline.reading)
+    plan = replace(bench.plan.for_draw(draw), metric=metric)
+    if not bench.draws.is_given(draw):
         return plan
     selection = replace(
         plan.windows,
@@ -176,18 +225,19 @@ def _measured_plan(bench: Bench, draw: int, windows: WindowSet) -> MeasurementPl
         preview_windows=len(windows.preview),
         final_windows=len(windows.final),
     )
-    return replace(plan, source=DataSource("given"), windows=selection)
+    return replace(plan, windows=selection)
 
 
 def _plan_document(
     plan: MeasurementPlan,
-    source_digest: str,
+    source: Mapping[str, Any] | None,
+    data_digest: str | None,
     scenario: Scenario,
     baseline: Mapping[str, Any],
     checkpoint: str | None,
 ) -> dict[str, Any]:
     return {
-        **plan.document(source_digest=source_digest),
+        **plan.document(source=source, data_digest=data_digest),
         "baseline_tensors": baseline.get("tensors_digest"),
         "baseline_config": baseline.get("config_digest"),
         "subject": (
@@ -205,20 +255,8 @@ def _identity(loaded: Any, digests: Mapping[str, str], structure: ModelStructure
         "tokenizer_fingerprint": loaded.tokenizer_fingerprint,
         "revision": loaded.source.revision if loaded.source is not None else None,
         "architecture": type(loaded.model).__name__,
-    }
-
-
-def _arms(
-    windows: WindowSet, baseline: Mapping[Arm, Any], subject: Mapping[Arm, Any]
-) -> dict[Arm, ArmLosses]:
-    return {
-        arm: ArmLosses(
-            documents=np.array([w.document for w in windows.arms[arm]], dtype=np.int64),
-            tokens=np.array([w.n_scored for w in windows.arms[arm]], dtype=np.int64),
-            baseline_nll=baseline[arm],
-            subject_nll=subject[arm],
-        )
-        for arm in ARMS
+        "adapter": loaded.adapter,
+        "attention": loaded.attention,
     }
 
 

@@ -14,7 +14,8 @@ from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.core.api import RunConfig, RunReport, Status
 from pytest_invarlock.core.determinism import resolve_plan
 from pytest_invarlock.core.engine import measure
-from pytest_invarlock.data.windows import MIN_SCORED_TOKENS, Window, WindowSet
+from pytest_invarlock.data.window_set import Window, WindowSet
+from pytest_invarlock.data.windows import MIN_SCORED_TOKENS
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Decision, Outcome
 from pytest_invarlock.edits import apply_edit
@@ -147,7 +148,7 @@ def _window(batch: Mapping[str, Any], index: int, context: int | None) -> Window
             remedy=f"give windows of {MIN_SCORED_TOKENS + 1} to {context or 'any'} tokens",
             code="WINDOW_LENGTH",
         )
-    return Window(tokens, 1, index)
+    return Window.causal(tokens, 1, index)
 
 
 def _plan(model: Any, windows: WindowSet) -> MeasurementPlan:

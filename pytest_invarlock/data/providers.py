@@ -1,48 +1,102 @@
-"""Providers: where documents come from. Each yields documents and the digest of its source."""
+"""Providers: where documents come from, and what may be said of them outside this machine."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.data.windows import WindowSet, draw_windows
-from pytest_invarlock.errors import ConfigError, DataError
+from pytest_invarlock.data.row_documents import documents_of
+from pytest_invarlock.data.windows import draw_windows
+from pytest_invarlock.errors import DataError
+from pytest_invarlock.evidence.strict_json import canonical
 from pytest_invarlock.plan import DataSource, WindowSelection
-from pytest_invarlock.policy.nearest import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_invarlock.data.documents import Content, Document
+    from pytest_invarlock.data.rows import Row
+    from pytest_invarlock.data.window_set import Reading, WindowSet
+    from pytest_invarlock.plan import Convention, Metric
 
 ARM_NAMES = ("final", "preview", "guard_calibration", "tuning")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One independent text; ``arm`` is None where the provider leaves the split to us."""
-
-    text: str
-    arm: str | None = None
-
-
 class Provider(ABC):
-    """A source of documents; its digest identifies the source without naming its place."""
+    """A source of documents.
+
+    Attributes:
+        kind: the name by which `get_provider` knows it.
+        contents: what its documents can hold, the usual first.
+        is_public: whether the data is public unless ``source.shareable`` says otherwise.
+    """
 
     kind: str
+    contents: tuple[Content, ...] = ("text",)
+    is_public = False
 
-    @abstractmethod
-    def documents(self) -> Sequence[Document]:
-        """All documents, in the source's order; raises DataError where there are none."""
+    def __init__(self, source: DataSource) -> None:
+        self.source = source
+        self._documents: dict[Content, list[Document]] = {}
+        self._notes: dict[Content, tuple[str, ...]] = {}
 
     @abstractmethod
     def source_digest(self) -> str:
-        """``sha256:`` of the source's bytes."""
+        """``sha256:`` of the source's content and of the columns that are read from it."""
+
+    @abstractmethod
+    def read(self, content: Content) -> tuple[list[Document], tuple[str, ...]]:
+        """All documents in the source's order, and notes on what was left out or assumed."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out or assumed, of all that was read so far; no names, no paths."""
+        return tuple(dict.fromkeys(note for notes in self._notes.values() for note in notes))
+
+    def documents(self, content: Content | None = None) -> Sequence[Document]:
+        """All documents, read once, in the source's order; None takes the usual content.
+
+        Raises:
+            DataError: where there are none, or the source cannot be read.
+        """
+        content = content or self.contents[0]
+        if content not in self._documents:
+            documents, notes = self.read(content)
+            if self.source.dedup:
+                documents, dropped = _without_repeats(documents)
+                notes += (f"{dropped} documents occurred before and are dropped",)
+            self._documents[content], self._notes[content] = documents, notes
+        return self._documents[content]
+
+    def content_for(self, metric: Metric) -> Content:
+        """What its documents must hold for a metric, whether or not they can."""
+        if metric == "accuracy":
+            return "choices"
+        return "pairs" if metric == "ppl_seq2seq" and "pairs" in self.contents else "text"
+
+    def identity(self) -> dict[str, Any]:
+        """What enters plan and pack: of data that is not shareable, nothing that identifies it."""
+        shareable = self.is_public if self.source.shareable is None else self.source.shareable
+        return {
+            "provider": self.kind,
+            "shareable": shareable,
+            "split_fallback": self.is_split_fallback(),
+            "dedup": self.source.dedup,
+            "max_samples": self.source.max_samples,
+            "digest": self.source_digest() if shareable else None,
+            **(self.public_names() if shareable else {}),
+        }
+
+    def is_split_fallback(self) -> bool:
+        """Whether another split than the default one is read because that is absent."""
+        return False
+
+    def public_names(self) -> dict[str, str | None]:
+        """``dataset_name``, ``config_name``, ``split`` and ``revision``, where there are any."""
+        return {}
 
     def windows(
         self,
@@ -53,144 +107,70 @@ class Provider(ABC):
         seq_len: int,
         stride: int,
         seed: int = 0,
+        convention: Convention = "document",
+        reading: Reading = "causal",
+        metric: Metric = "ppl_causal",
+        mask_probability: float = 0.15,
     ) -> WindowSet:
         """Cut and draw ``preview_n`` + ``final_n`` windows of at most ``seq_len`` tokens."""
-        selection = WindowSelection(seq_len, min(stride, seq_len), preview_n, final_n, seed=seed)
-        return draw_windows(self, tokenizer, selection, draw=0)
+        selection = WindowSelection(
+            seq_len, min(stride, seq_len), preview_n, final_n, seed=seed, convention=convention
+        )
+        return draw_windows(
+            self,
+            tokenizer,
+            selection,
+            draw=0,
+            reading=reading,
+            metric=metric,
+            mask_probability=mask_probability,
+        )
 
 
-class PydocProvider(Provider):
-    """The shipped held-out text: Python's own documentation, split by document, digest pinned."""
+class RowProvider(Provider):
+    """A source of rows in data files, whose columns `DataSource` names."""
 
-    kind = "pydoc"
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """The rows in order; raises DataError naming file and line."""
 
-    def __init__(self) -> None:
-        folder = files("pytest_invarlock.builtin").joinpath("text")
-        self._content = _decompressed(folder.joinpath("heldout.jsonl.gz").read_bytes())
-        pinned = folder.joinpath("heldout.sha256").read_text(encoding="ascii").split()[0]
-        if hashlib.sha256(self._content).hexdigest() != pinned:
-            raise _damaged()
+    @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """The data files that the rows stand in, in order."""
 
-    def documents(self) -> Sequence[Document]:
-        """The shipped documents with their fixed arms."""
-        rows = [json.loads(line) for line in self._content.splitlines()]
-        return [Document(row["text"], row["arm"]) for row in rows]
+    @abstractmethod
+    def place(self) -> str:
+        """What errors call the source."""
 
-    def source_digest(self) -> str:
-        """The pinned digest of the uncompressed text."""
-        return "sha256:" + hashlib.sha256(self._content).hexdigest()
-
-
-def _decompressed(content: bytes) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged() from error
-
-
-def _damaged() -> DataError:
-    return DataError(
-        "the shipped evaluation text is damaged: its digest is not the pinned one",
-        remedy="reinstall pytest-invarlock",
-        code="DATA_DIGEST",
-    )
-
-
-class LocalJsonlProvider(Provider):
-    """A JSON Lines file: one object a line; rows sharing ``id_field`` form one document."""
-
-    kind = "local_jsonl"
-
-    def __init__(self, source: DataSource) -> None:
-        if source.location is None:
-            raise ConfigError("provider local_jsonl has no file", remedy="give dataset.file")
-        self._path = Path(source.location)
-        self._text_field = source.text_field
-        self._id_field = source.id_field
-        try:
-            self._content = self._path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{self._path}: cannot be read: {error.strerror}",
-                remedy="name a readable JSON Lines file",
-                code="DATA_UNREADABLE",
-            ) from error
-
-    def source_digest(self) -> str:
-        """The digest of the file's bytes and of the fields that are read from it."""
-        fields = f"|{self._text_field}|{self._id_field or ''}".encode()
-        return "sha256:" + hashlib.sha256(self._content + fields).hexdigest()
-
-    def documents(self) -> Sequence[Document]:
-        """One document a row, or a document id; raises DataError naming file and line."""
-        texts: dict[str, list[str]] = {}
-        for number, line in enumerate(self._content.splitlines(), start=1):
-            if line.strip():
-                key, text = self._row(line, number)
-                texts.setdefault(key, []).append(text)
-        documents = [
-            Document("\n".join(parts)) for parts in texts.values() if "".join(parts).strip()
-        ]
+    def read(self, content: Content) -> tuple[list[Document], tuple[str, ...]]:
+        """The documents in the first ``max_samples`` rows."""
+        rows = islice(self.rows(), self.source.max_samples)
+        documents, notes = documents_of(rows, content, self.source)
         if not documents:
+            field = self.source.source_field if content == "pairs" else self.source.text_field
             raise DataError(
-                f"{self._path}: holds no text in field {self._text_field!r}",
+                f"{self.place()}: holds no text in field {field!r}",
                 remedy="give a file with at least one non-empty text",
                 code="DATA_EMPTY",
             )
-        return documents
+        return documents, notes
 
-    def _row(self, line: bytes, number: int) -> tuple[str, str]:
-        where = f"{self._path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{where}: is not a JSON object", remedy="mend that line", code="DATA_BAD_LINE"
-            ) from error
-        if not isinstance(row, dict) or not isinstance(row.get(self._text_field), str):
-            raise DataError(
-                f"{where}: has no text in field {self._text_field!r}",
-                remedy=nearest(self._text_field, sorted(row), "field")
-                if isinstance(row, dict) and row
-                else "write one JSON object a line",
-                code="DATA_BAD_LINE",
-            )
-        if not row[self._text_field].isprintable() and _has_surrogate(row[self._text_field]):
-            raise DataError(
-                f"{where}: holds half of a character (a lone surrogate)",
-                remedy="mend that line",
-                code="DATA_BAD_LINE",
-            )
-        if self._id_field is None:
-            return f"row {number}", row[self._text_field]
-        if self._id_field not in row:
-            raise DataError(
-                f"{where}: has no field {self._id_field!r}",
-                remedy="mend that line or id_field",
-                code="DATA_BAD_LINE",
-            )
-        return f"id {row[self._id_field]!r}", row[self._text_field]
+    def source_digest(self) -> str:
+        """The digest of all files' bytes in order and of the columns that are read from them."""
+        source = self.source
+        columns = [
+            source.text_field, source.id_field, source.source_field, source.target_field,
+            source.label_field, source.choices_field, list(source.labels),
+        ]  # fmt: skip
+        content = hashlib.sha256(canonical({"kind": self.kind, "columns": columns}))
+        for path in self.files():
+            with path.open("rb") as stream:
+                content.update(hashlib.file_digest(stream, "sha256").digest())
+        return "sha256:" + content.hexdigest()
 
 
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def get_provider(kind: str, source: DataSource | None = None, **arguments: Any) -> Provider:
-    """The provider of ``kind``; ``source``, or ``file=``, ``text_field=``, ``id_field=``."""
-    if source is None:
-        source = DataSource(
-            kind,
-            location=arguments.get("file"),
-            text_field=arguments.get("text_field", "text"),
-            id_field=arguments.get("id_field"),
-        )
-    if kind == "pydoc":
-        return PydocProvider()
-    if kind == "local_jsonl":
-        return LocalJsonlProvider(source)
-    raise ConfigError(
-        f"no data provider is named {kind!r}",
-        remedy=nearest(kind, ["local_jsonl", "pydoc"], "provider"),
-        code="UNKNOWN_PROVIDER",
-    )
+def _without_repeats(documents: Sequence[Document]) -> tuple[list[Document], int]:
+    unique: dict[object, Document] = {}
+    for document in documents:
+        unique.setdefault((document.text, document.pairs, document.examples), document)
+    return list(unique.values()), len(documents) - len(unique)

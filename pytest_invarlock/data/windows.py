@@ -1,97 +1,43 @@
-"""Windows: token spans cut within documents, drawn per arm by a seeded and recorded sampling.
-
-Convention ``document``: windows of ``seq_len`` tokens every ``stride`` within a document, each
-token scored once; a last piece that would score fewer than 32 tokens is dropped.
-"""
+"""Drawing windows: tokenise, split documents into arms, cut, sample; all of it recorded."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytest_invarlock.errors import DataError
+from pytest_invarlock.data.choices import ChoiceCutter
+from pytest_invarlock.data.conventions import (
+    MIN_SCORED_TOKENS,
+    Lengths,
+    check_convention,
+    lengths_of,
+)
+from pytest_invarlock.data.masking import Masker
+from pytest_invarlock.data.pairs import PairCutter
+from pytest_invarlock.data.pieces import Cutter, duplicate_fraction, overlap_fraction
+from pytest_invarlock.data.sampling import ARM_SHARES, arms_of, numbered, sample
+from pytest_invarlock.data.text_windows import TextCutter
+from pytest_invarlock.data.window_set import Reading, Window, WindowSet
+from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import canonical
-from pytest_invarlock.plan import ARMS, Arm, WindowSelection
+from pytest_invarlock.plan import ARMS, Arm, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from pytest_invarlock.data.documents import Content, Document
+    from pytest_invarlock.data.pieces import Piece
+    from pytest_invarlock.data.providers import Provider
+    from pytest_invarlock.plan import WindowSelection
 
-    from pytest_invarlock.data.providers import Document, Provider
+__all__ = ["ARM_SHARES", "MIN_SCORED_TOKENS", "Window", "WindowSet", "draw_windows"]
 
-MIN_SCORED_TOKENS = 32
-ARM_SHARES: Mapping[str, float] = {
-    "final": 0.40,
-    "preview": 0.30,
-    "guard_calibration": 0.15,
-    "tuning": 0.15,
+READINGS: Mapping[Metric, tuple[Reading, ...]] = {
+    "ppl_causal": ("causal",),
+    "ppl_mlm": ("masked",),
+    "ppl_seq2seq": ("seq2seq",),
+    "accuracy": ("causal", "seq2seq"),
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Window:
-    """A span of one document's tokens.
-
-    ``tokens`` int32 (length,) with any begin-of-sequence prefix; ``first_scored`` is the index of
-    the first predicted token; ``document`` an ordinal, unique over both arms.
-    """
-
-    tokens: NDArray[np.int32]
-    first_scored: int
-    document: int
-
-    @property
-    def n_scored(self) -> int:
-        """How many tokens are predicted."""
-        return len(self.tokens) - self.first_scored
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class WindowSet:
-    """The windows of both arms, and what identifies the data they came from.
-
-    ``digest`` covers all tokenised documents and the sampling settings; ``notes`` say what was
-    adjusted, such as a seq_len capped at the model's context.
-    """
-
-    arms: Mapping[Arm, tuple[Window, ...]]
-    digest: str
-    seq_len: int
-    n_documents: Mapping[str, int]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def preview(self) -> tuple[Window, ...]:
-        """The preview arm."""
-        return self.arms["preview"]
-
-    @property
-    def final(self) -> tuple[Window, ...]:
-        """The final arm, on which the verdict rests."""
-        return self.arms["final"]
-
-    def content_digest(self) -> str:
-        """``sha256:`` over what is measured: every window's tokens, scored span and document."""
-        content = hashlib.sha256()
-        for arm, windows in sorted(self.arms.items()):
-            for window in windows:
-                content.update(f"|{arm}|{window.first_scored}|{window.document}|".encode())
-                content.update(window.tokens.astype("<i4").tobytes())
-        return "sha256:" + content.hexdigest()
-
-    def keyed_hashes(self, salt: bytes) -> dict[str, list[str]]:
-        """HMAC-SHA-256 of each window under the run's salt, 32 hex digits, by arm."""
-        return {
-            arm: [
-                hmac.new(salt, w.tokens.tobytes(), hashlib.sha256).hexdigest()[:32] for w in windows
-            ]
-            for arm, windows in self.arms.items()
-        }
 
 
 def draw_windows(
@@ -101,146 +47,104 @@ def draw_windows(
     *,
     draw: int,
     context: int | None = None,
+    reading: Reading = "causal",
+    metric: Metric = "ppl_causal",
+    mask_probability: float = 0.15,
 ) -> WindowSet:
     """Tokenise, cut and draw the windows of draw ``draw``.
 
     Args:
         provider: where documents come from.
-        tokenizer: a Hugging Face tokenizer; its own begin-of-sequence habit is kept.
-        selection: lengths, counts and seed.
+        tokenizer: a Hugging Face tokenizer; the special tokens it adds by itself are kept.
+        selection: lengths, counts (of examples, for ``accuracy``), seed and convention.
         draw: k from 0; a different sample of the same arms.
         context: the model's greatest length in tokens; ``seq_len`` is capped there with a note.
+        reading: how the model reads.
+        metric: what is measured.
+        mask_probability: the share of tokens that a masked model predicts.
 
     Raises:
         DataError: where an arm holds fewer windows than asked for, or there is no text.
+        ConfigError: a metric, convention or tokenizer that does not go with the others.
     """
-    seq_len, notes = _capped(selection.seq_len, context)
-    documents = provider.documents()
-    prefix = _prefix(tokenizer)
-    token_lists = [_tokenize(tokenizer, document.text) for document in documents]
-    arm_of = _arms(documents, token_lists, selection.seed)
-    drawn: dict[Arm, tuple[Window, ...]] = {}
+    _check_metric(metric, reading)
+    content = _content(provider, metric)
+    check_convention(selection.convention, reading, content)
+    lengths = lengths_of(selection, context)
+    masker = Masker.of(tokenizer, selection.seed, mask_probability) if reading == "masked" else None
+    documents = provider.documents(content)
+    cutter = _cutter(documents, tokenizer, content, lengths, selection, reading, masker)
+    # By what documents say: another tokenizer then draws the same places of the same documents.
+    keys = [document.content() for document in documents]
+    arm_of = arms_of(documents, keys, selection.seed)
+    drawn: dict[Arm, list[Piece]] = {}
     for arm in ARMS:
-        candidates = {
-            index: _cut(tokens, index, seq_len, min(selection.stride, seq_len), prefix)
-            for index, tokens in enumerate(token_lists)
-            if arm_of[index] == arm
-        }
-        wanted = selection.preview_windows if arm == "preview" else selection.final_windows
-        drawn[arm] = _sample(arm, candidates, wanted, selection, draw)
-    return WindowSet(
-        arms=drawn,
-        digest=_digest(token_lists, arm_of, selection, seq_len, prefix, draw),
-        seq_len=seq_len,
-        n_documents={arm: len({w.document for w in windows}) for arm, windows in drawn.items()},
-        notes=notes,
-    )
-
-
-def _capped(seq_len: int, context: int | None) -> tuple[int, tuple[str, ...]]:
-    if context is None or seq_len <= context:
-        return seq_len, ()
-    return context, (f"seq_len {seq_len} capped at the model's context of {context} tokens",)
-
-
-def _prefix(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer itself puts before a text, such as a begin-of-sequence token."""
-    bos = getattr(tokenizer, "bos_token_id", None)
-    with_special = tokenizer("a")["input_ids"]
-    return (bos,) if bos is not None and len(with_special) > 1 and with_special[0] == bos else ()
-
-
-def _tokenize(tokenizer: Any, text: str) -> NDArray[np.int32]:
-    encoded = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
-    return np.asarray(encoded["input_ids"], dtype=np.int32)
-
-
-def _arms(
-    documents: Sequence[Document], token_lists: Sequence[NDArray[np.int32]], seed: int
-) -> list[str]:
-    """The arm of every document: the provider's, else an exact split in seeded content order."""
-    if all(document.arm is not None for document in documents):
-        return [str(document.arm) for document in documents]
-    order = sorted(
-        range(len(documents)),
-        key=lambda i: (_key(seed, "arm", token_lists[i].tobytes()), i),
-    )
-    names = list(ARM_SHARES)
-    edges = np.floor(np.cumsum(list(ARM_SHARES.values())) * len(documents) + 1e-9)
-    arms = [""] * len(documents)
-    for rank, index in enumerate(order):
-        arms[index] = names[min(int(np.searchsorted(edges, rank, side="right")), len(names) - 1)]
-    return arms
-
-
-def _cut(
-    tokens: NDArray[np.int32], document: int, seq_len: int, stride: int, prefix: tuple[int, ...]
-) -> list[Window]:
-    room = seq_len - len(prefix)
-    step = min(stride, room)
-    windows = []
-    scored_until = 0 if prefix else 1
-    for start in range(0, max(len(tokens) - 1, 0), step):
-        end = min(start + room, len(tokens))
-        first = max(scored_until, start if prefix else start + 1)
-        last = end == len(tokens)
-        if end - first >= (MIN_SCORED_TOKENS if last else 1):
-            span = np.concatenate([np.asarray(prefix, dtype=np.int32), tokens[start:end]])
-            windows.append(Window(span, first - start + len(prefix), document))
-            scored_until = end
-    return windows
-
-
-def _sample(
-    arm: Arm,
-    candidates: Mapping[int, list[Window]],
-    wanted: int,
-    selection: WindowSelection,
-    draw: int,
-) -> tuple[Window, ...]:
-    """Round-robin over documents in seeded order: every document once before any twice."""
-    seed = selection.seed
-    rounds: list[tuple[int, bytes, int, Window]] = []
-    for document, windows in candidates.items():
-        shuffled = sorted(
-            range(len(windows)), key=lambda i: _key(seed, f"{draw}|{arm}|{document}", b"%d" % i)
-        )
-        order = _key(seed, f"{draw}|{arm}|order", b"%d" % document)
-        for turn, i in enumerate(shuffled[: selection.max_windows_per_document]):
-            rounds.append((turn, order, document, windows[i]))
-    rounds.sort(key=lambda entry: entry[:3])
-    unique: dict[bytes, Window] = {}
-    for *_, window in rounds:
-        unique.setdefault(window.tokens.tobytes(), window)
-    if len(unique) < wanted:
-        raise DataError(
-            f"the {arm} arm holds {len(unique)} windows in {len(candidates)} documents, "
-            f"{wanted} were asked for",
-            remedy="ask for fewer windows, shorter ones (seq_len), or give more text",
-            code="DATA_TOO_SMALL",
-        )
-    return tuple(list(unique.values())[:wanted])
-
-
-def _key(seed: int, purpose: str, content: bytes) -> bytes:
-    return hashlib.sha256(f"{seed}|{purpose}|".encode() + content).digest()
-
-
-def _digest(
-    token_lists: Sequence[NDArray[np.int32]],
-    arm_of: Sequence[str],
-    selection: WindowSelection,
-    seq_len: int,
-    prefix: tuple[int, ...],
-    draw: int,
-) -> str:
+        pieces = cutter.cut([index for index, name in enumerate(arm_of) if name == arm])
+        noun = "examples" if content == "choices" else "windows"
+        drawn[arm] = sample(arm, pieces, keys, selection, draw=draw, noun=noun)
+    arms = numbered(drawn)
     settings = {
         "selection": selection.document(),
-        "seq_len": seq_len,
+        "seq_len": lengths.seq_len,
+        "stride": lengths.stride,
         "draw": draw,
-        "prefix": list(prefix),
+        "reading": reading,
+        "content": content,
+        "mask_probability": mask_probability if reading == "masked" else None,
+        **cutter.settings,
     }
-    content = hashlib.sha256(canonical(settings))
-    for arm, tokens in zip(arm_of, token_lists, strict=True):
-        content.update(f"|{arm}|{len(tokens)}|".encode() + tokens.astype("<i4").tobytes())
-    return "sha256:" + content.hexdigest()
+    return WindowSet(
+        arms=arms,
+        digest=_digest(settings, arm_of, cutter.contents),
+        seq_len=lengths.seq_len,
+        n_documents={arm: len({w.document for w in windows}) for arm, windows in arms.items()},
+        notes=(*provider.notes, *lengths.notes, *cutter.notes),
+        reading=reading,
+        overlap_fraction=overlap_fraction([p.scored for pieces in drawn.values() for p in pieces]),
+        duplicate_fraction=duplicate_fraction([w for windows in arms.values() for w in windows]),
+    )
+
+
+def _check_metric(metric: Metric, reading: Reading) -> None:
+    if reading not in READINGS[metric]:
+        raise ConfigError(
+            f"metric {metric} is not one of a {reading} language model",
+            remedy="name the metric of the model's kind: "
+            + ", ".join(name for name, readings in READINGS.items() if reading in readings),
+            code="METRIC_OF_OTHER_KIND",
+        )
+
+
+def _content(provider: Provider, metric: Metric) -> Content:
+    content = provider.content_for(metric)
+    if content not in provider.contents:
+        raise ConfigError(
+            f"metric {metric} reads {content}, provider {provider.kind} gives "
+            f"{' or '.join(provider.contents)}",
+            remedy="name data that holds it in dataset.provider, or another eval.metric.kind",
+            code="METRIC_OF_OTHER_DATA",
+        )
+    return content
+
+
+def _cutter(
+    documents: Sequence[Document],
+    tokenizer: Any,
+    content: Content,
+    lengths: Lengths,
+    selection: WindowSelection,
+    reading: Reading,
+    masker: Masker | None,
+) -> Cutter:
+    if content == "pairs":
+        return PairCutter(documents, tokenizer, lengths.seq_len)
+    if content == "choices":
+        return ChoiceCutter(documents, tokenizer, lengths.seq_len, reading)
+    return TextCutter(documents, tokenizer, selection.convention, lengths, reading, masker)
+
+
+def _digest(settings: Mapping[str, Any], arm_of: Sequence[str], contents: Sequence[bytes]) -> str:
+    digest = hashlib.sha256(canonical(dict(settings)))
+    for arm, content in zip(arm_of, contents, strict=True):
+        digest.update(f"|{arm}|{len(content)}|".encode() + content)
+    return "sha256:" + digest.hexdigest()

@@ -210,7 +210,10 @@ def _compare_verdict(
     decisions: Sequence[Decision],
     policies: Mapping[tuple[str, str], DecisionPolicy],
 ) -> list[Finding]:
-    verdict = decide_run(planned, decisions, policies)
+    try:
+        verdict = decide_run(planned, decisions, policies)
+    except EvidenceError as error:
+        return [Finding(error.code, Stage.SEMANTICS, VERDICT, error.cause)]
     expected = {
         **verdict.document(),
         "status": "complete",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -11,8 +11,11 @@ from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
 
 POLICY_FORMAT = "invarlock-policy-v1"
-KNOWN_CHECKS = ("invariants", "primary_metric")
+# Checks of ours whose mode stands in their own limits, or that have none; all others are guards.
+METRIC_CHECKS = ("primary_metric", "drift", "tail")
+KNOWN_CHECKS = ("invariants", *METRIC_CHECKS)
 Mode = Literal["gate", "monitor"]
+Direction = Literal["non_inferiority", "equivalence"]
 
 
 class Strictness(StrEnum):
@@ -26,13 +29,75 @@ class Strictness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricLimits:
-    """Limits of the primary metric; ratios are of perplexities, levels one-sided."""
+    """Limits of the primary metric; ratios are of perplexities, levels one-sided.
+
+    ``direction`` holds for accuracy too: "equivalence" demands of a PASS that the subject is not
+    better either, by more than the same limit.
+    """
 
     ratio_limit: float
     catastrophic_ratio: float
     alpha: float
     bootstrap_alpha: float
     bootstrap_replicates: int
+    direction: Direction = "non_inferiority"
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyLimits:
+    """Limits of metric ``accuracy``: the largest drop, in percentage points, and its floor."""
+
+    drop_limit_pp: float
+    min_examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TailLimits:
+    """Limits of the tail: the terms of `stats.tail.TailRule`, and from where on its rules gate.
+
+    With fewer windows than ``min_windows`` (documents than ``min_documents``) that rule only
+    monitors. ``quantile_max`` is of the windows' 95 % quantile, in nats, and only ever warns.
+    """
+
+    threshold_nats: float
+    benign_rate: float
+    false_alarm: float
+    harm_rate: float
+    alpha: float
+    min_windows: int
+    min_documents: int
+    quantile_max: float
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where the benign rate is not below the rate that is harm."""
+        if self.benign_rate >= self.harm_rate:
+            raise ConfigError(
+                f"tail.benign_rate {self.benign_rate:g} is not below tail.harm_rate "
+                f"{self.harm_rate:g}",
+                remedy="choose a smaller benign_rate",
+                code="TAIL_RATES",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class DriftLimits:
+    """Limits of the drift: ``band`` is the ratio of the arms' ratios, either way."""
+
+    band: float
+    fail_alpha: float
+    warn_alpha: float
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where FAIL would come more easily than WARN."""
+        if self.fail_alpha > self.warn_alpha:
+            raise ConfigError(
+                f"drift.fail_alpha {self.fail_alpha:g} is above drift.warn_alpha "
+                f"{self.warn_alpha:g}",
+                remedy="choose fail_alpha at most warn_alpha",
+                code="DRIFT_LEVELS",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +130,7 @@ class DecisionPolicy:
 
     ``checks`` are the checks the tier demands of every compared subject, in order;
     ``modes`` says of each guard among them whether it gates or only monitors;
+    ``accuracy`` stands for ``primary_metric``'s limit where the plan's metric is accuracy;
     ``expectations`` maps ``(model, scenario)`` to what that scenario must show.
     """
 
@@ -73,6 +139,9 @@ class DecisionPolicy:
     checks: tuple[str, ...]
     modes: Mapping[str, Mode]
     primary_metric: MetricLimits
+    accuracy: AccuracyLimits
+    tail: TailLimits
+    drift: DriftLimits
     floors: Floors
     on_inconclusive: Literal["fail", "xfail"]
     expectations: Mapping[tuple[str, str], Expectation]
@@ -97,18 +166,11 @@ class DecisionPolicy:
             "profile": self.profile,
             "checks": list(self.checks),
             "modes": dict(self.modes),
-            "primary_metric": {
-                "ratio_limit": self.primary_metric.ratio_limit,
-                "catastrophic_ratio": self.primary_metric.catastrophic_ratio,
-                "alpha": self.primary_metric.alpha,
-                "bootstrap_alpha": self.primary_metric.bootstrap_alpha,
-                "bootstrap_replicates": self.primary_metric.bootstrap_replicates,
-            },
-            "floors": {
-                "documents": self.floors.documents,
-                "effective_documents": self.floors.effective_documents,
-                "tokens": self.floors.tokens,
-            },
+            "primary_metric": asdict(self.primary_metric),
+            "accuracy": asdict(self.accuracy),
+            "tail": asdict(self.tail),
+            "drift": asdict(self.drift),
+            "floors": asdict(self.floors),
             "on_inconclusive": self.on_inconclusive,
             "expectations": [
                 {
@@ -136,7 +198,7 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
     Raises ConfigError where a guard among the checks has no mode.
     """
     for check in document["checks"]:
-        if check != "primary_metric" and check not in document["modes"]:
+        if check not in METRIC_CHECKS and check not in document["modes"]:
             raise ConfigError(
                 f"the policy demands {check} and gives it no mode",
                 remedy="do not use this policy",
@@ -148,6 +210,9 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
         checks=tuple(document["checks"]),
         modes=dict(document["modes"]),
         primary_metric=MetricLimits(**document["primary_metric"]),
+        accuracy=AccuracyLimits(**document["accuracy"]),
+        tail=TailLimits(**document["tail"]),
+        drift=DriftLimits(**document["drift"]),
         floors=Floors(**document["floors"]),
         on_inconclusive=document["on_inconclusive"],
         expectations={

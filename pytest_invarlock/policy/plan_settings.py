@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_invarlock.errors import ConfigError
-from pytest_invarlock.plan import DataSource, Determinism, MeasurementPlan, WindowSelection
+from pytest_invarlock.plan import (
+    Convention,
+    Determinism,
+    MeasurementPlan,
+    Metric,
+    WindowSelection,
+)
+from pytest_invarlock.policy.dataset_settings import (
+    NAMED_LENGTHS,
+    DatasetLayer,
+    resolve_dataset,
+)
 from pytest_invarlock.policy.decision_policy import (
+    AccuracyLimits,
     DecisionPolicy,
+    DriftLimits,
     Expectation,
     Floors,
     MetricLimits,
     Mode,
+    TailLimits,
 )
+from pytest_invarlock.policy.presets import Preset, chosen_preset
 from pytest_invarlock.policy.tiers import Profile, load_profile, load_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from pytest_invarlock.policy.settings import Settings
 
@@ -37,29 +52,26 @@ def resolve_profile(value: Mapping[str, Any], settings: Settings) -> Profile:
 def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> MeasurementPlan:
     """The measurement plan of a suite document (or of ``{}``), with notes for the user.
 
-    ``folder`` is where relative file names of the document are looked for.
+    ``folder`` is where relative file names of the document are looked for. Other settings beat the
+    document, that the preset, wherever it is named, and that the profile.
     """
     profile = resolve_profile(value, settings)
-    dataset: Mapping[str, Any] = value.get("dataset", {})
+    preset = chosen_preset(value, settings, folder)
+    layers = [DatasetLayer(value.get("dataset", {}), folder, "suite file")]
+    if preset is not None:
+        layers.append(DatasetLayer(preset.dataset, preset.folder, f"preset {preset.name}"))
+    resolved = resolve_dataset(layers, settings, profile.name)
+    dataset = resolved.counts
     run: Mapping[str, Any] = value.get("run", {})
-    source, notes = _source(dataset, settings, profile, folder)
-    seq_len = settings.number("seq-len", minimum=33) or dataset.get("seq_len", DEFAULT_SEQ_LEN)
-    stride = settings.number("stride") or dataset.get("stride", seq_len)
     threads = _auto_or_number(settings, "threads", run.get("threads"), "auto")
     batch = _auto_or_number(settings, "batch", run.get("batch_tokens"), DEFAULT_BATCH_TOKENS)
-    _check_arms(dataset, settings, profile)
     return MeasurementPlan(
-        source=source,
-        windows=WindowSelection(
-            seq_len=seq_len,
-            stride=min(stride, seq_len),
-            preview_windows=settings.number("preview-windows")
-            or dataset.get("preview_n", profile.preview_windows),
-            final_windows=settings.number("final-windows")
-            or dataset.get("final_n", profile.final_windows),
-            max_windows_per_document=dataset.get("max_windows_per_document", 8),
-            seed=dataset.get("seed", 0),
-        ),
+        source=resolved.source,
+        windows=_selection(dataset, settings, profile),
+        metric=_metric(value, preset),
+        adapter=settings.text("adapter") or run.get("adapter", "auto"),
+        mask_probability=float(dataset.get("mask_probability", 0.15)),
+        strict_pairing=profile.name in ("ci", "release"),
         device=settings.choice("device", DEVICES) or run.get("device", "auto"),
         dtype=settings.choice("dtype", DTYPES) or run.get("dtype", "auto"),
         threads=cast("int | Literal['auto']", threads),
@@ -69,8 +81,44 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
             or run.get("determinism", profile.determinism),
         ),
         batch_tokens=batch,
-        notes=notes,
+        notes=resolved.notes,
     )  # fmt: skip
+
+
+def _selection(dataset: Mapping[str, Any], settings: Settings, profile: Profile) -> WindowSelection:
+    _check_arms(dataset, settings, profile)
+    convention: Convention = dataset.get("convention", "document")
+    seq_len = settings.number("seq-len", minimum=33) or dataset.get("seq_len")
+    stride = settings.number("stride") or dataset.get("stride")
+    fixed = NAMED_LENGTHS.get(convention)
+    for name, asked in (("seq_len", seq_len), ("stride", stride)):
+        if fixed is not None and asked not in (None, fixed):
+            raise ConfigError(
+                f"dataset.{name} is {asked}, and convention {convention} fixes it at {fixed}",
+                remedy=f"drop {name}, or use another convention",
+                code="CONVENTION_LENGTH",
+            )
+    seq_len = fixed or seq_len or DEFAULT_SEQ_LEN
+    return WindowSelection(
+        seq_len=seq_len,
+        stride=min(stride or seq_len, seq_len),
+        preview_windows=settings.number("preview-windows")
+        or dataset.get("preview_n", profile.preview_windows),
+        final_windows=settings.number("final-windows")
+        or dataset.get("final_n", profile.final_windows),
+        max_windows_per_document=dataset.get("max_windows_per_document", 8),
+        seed=dataset.get("seed", 0),
+        convention=convention,
+    )
+
+
+def _metric(value: Mapping[str, Any], preset: Preset | None) -> Metric | Literal["auto"]:
+    """As the document says, else its preset; nothing takes the one of the model's kind."""
+    kind = value.get("eval", {}).get("metric", {}).get("kind")
+    if kind is None and preset is not None:
+        kind = preset.metric
+    metric: Metric | Literal["auto"] = kind or "auto"
+    return metric
 
 
 def _auto_or_number(settings: Settings, name: str, in_file: Any, automatic: Any) -> Any:
@@ -96,42 +144,6 @@ def _check_arms(dataset: Mapping[str, Any], settings: Settings, profile: Profile
         )
 
 
-def _source(
-    dataset: Mapping[str, Any], settings: Settings, profile: Profile, folder: Path
-) -> tuple[DataSource, tuple[str, ...]]:
-    text = settings.text("dataset")
-    if text is not None:
-        provider, _, location = text.partition(":")
-        if provider == "pydoc" and not location:
-            return DataSource("pydoc"), ()
-        if provider == "local_jsonl" and location:
-            return DataSource(
-                "local_jsonl",
-                str(Path(location).absolute()),
-                dataset.get("text_field", "text"),
-                dataset.get("id_field"),
-            ), ()
-        raise settings.wrong("dataset", "pydoc or local_jsonl:FILE")
-    if "provider" in dataset:
-        file = dataset.get("file")
-        return DataSource(
-            provider=dataset["provider"],
-            location=str((folder / file).absolute()) if file else None,
-            text_field=dataset.get("text_field", "text"),
-            id_field=dataset.get("id_field"),
-        ), ()
-    if profile.name != "dev":
-        raise ConfigError(
-            f"no evaluation data is named, and profile {profile.name} takes no stand-in",
-            remedy="give --invarlock-dataset=local_jsonl:FILE, or pydoc for the shipped text",
-            code="NO_DATASET",
-        )
-    return DataSource("pydoc"), (
-        "no evaluation data is named: using the shipped text (pydoc); "
-        "give --invarlock-dataset=local_jsonl:FILE to use your own",
-    )
-
-
 def build_policy(
     value: Mapping[str, Any],
     settings: Settings,
@@ -152,7 +164,7 @@ def build_policy(
         **{name: guard["mode"] for name, guard in value.get("guards", {}).items()},
     }
     provenance = dict(tier.provenance)
-    for block in ("primary_metric", "floors", "guards"):
+    for block in ("primary_metric", "accuracy", "tail", "drift", "floors", "guards"):
         provenance |= {f"{block}.{key}": "suite file" for key in value.get(block, {})}
     if "bootstrap_replicates" in value:
         provenance["bootstrap_replicates"] = "suite file"
@@ -169,7 +181,11 @@ def build_policy(
             alpha=tier.alpha,
             bootstrap_alpha=tier.bootstrap_alpha,
             bootstrap_replicates=value.get("bootstrap_replicates", profile.bootstrap_replicates),
+            direction=metric.get("direction", tier.direction),
         ),
+        accuracy=AccuracyLimits(**{**tier.accuracy, **value.get("accuracy", {})}),
+        tail=TailLimits(**{**tier.tail, **value.get("tail", {})}),
+        drift=DriftLimits(**{**tier.drift, **value.get("drift", {})}),
         floors=Floors(
             documents=floors.get("documents", profile.documents),
             effective_documents=float(

@@ -16,6 +16,7 @@ from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.plan_settings import build_plan, build_policy
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
 from pytest_invarlock.policy.schema_check import check_document
+from pytest_invarlock.policy.sequential_settings import with_sequence
 from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse_yaml
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         (pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)
         for scenario in scenarios
     }
-    plan = build_plan({}, settings, rootpath)
+    policy = build_policy({}, settings, expectations)
+    plan = with_sequence(build_plan({}, settings, rootpath), policy, settings)
     return Suite(
         name=COMPARE,
         node_prefix=f"invarlock/{COMPARE}",
@@ -152,7 +154,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         pairs=(pair,),
         scenarios=scenarios,
         plan=plan,
-        policy=build_policy({}, settings, expectations),
+        policy=policy,
         draws=settings.number("repeats") or 1,
     )
 
@@ -210,7 +212,8 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
     expectations = {
         (pair.name, scenario.name): expected for pair in pairs for scenario, expected in scenarios
     }
-    plan = build_plan(value, settings, path.parent)
+    policy = build_policy(value, settings, expectations, path.parent)
+    plan = with_sequence(build_plan(value, settings, path.parent), policy, settings)
     return Suite(
         name=value["name"],
         node_prefix=prefix,
@@ -218,7 +221,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         pairs=pairs,
         scenarios=tuple(scenario for scenario, _ in scenarios),
         plan=plan,
-        policy=build_policy(value, settings, expectations, path.parent),
+        policy=policy,
         draws=settings.number("repeats") or value.get("run", {}).get("repeats", 1),
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.decision_policy import METRIC_CHECKS
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.schema_check import check_document
@@ -15,12 +16,16 @@ from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_invarlock.policy.decision_policy import Mode
+    from pytest_invarlock.policy.decision_policy import Direction, Mode
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Limits: which checks are demanded, in which mode, and how much change they allow."""
+    """Limits: which checks are demanded, in which mode, and how much change they allow.
+
+    ``accuracy``, ``tail`` and ``drift`` hold the file's keys, which are the fields of
+    `AccuracyLimits`, `TailLimits` and `DriftLimits`.
+    """
 
     name: str
     checks: tuple[str, ...]
@@ -29,6 +34,10 @@ class Tier:
     catastrophic_ratio: float
     alpha: float
     bootstrap_alpha: float
+    direction: Direction
+    accuracy: Mapping[str, Any]
+    tail: Mapping[str, Any]
+    drift: Mapping[str, Any]
     token_floor: int
     provenance: Mapping[str, str]
 
@@ -53,7 +62,7 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
     value = _load("tiers", reference, "tier", folder).value
     metric = value["primary_metric"]
     for check in value["checks"]:
-        if check != "primary_metric" and check not in value["guards"]:
+        if check not in METRIC_CHECKS and check not in value["guards"]:
             raise ConfigError(
                 f"tier {reference}: lists check {check!r} and gives guards.{check} no mode",
                 remedy=f"add guards: {{{check}: {{mode: gate}}}}",
@@ -67,6 +76,10 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
         catastrophic_ratio=float(metric["catastrophic_ratio"]),
         alpha=float(metric["alpha"]),
         bootstrap_alpha=float(metric["bootstrap_alpha"]),
+        direction=metric.get("direction", "non_inferiority"),
+        accuracy=dict(value["accuracy"]),
+        tail=dict(value["tail"]),
+        drift=dict(value["drift"]),
         token_floor=value["token_floor"],
         provenance=dict(value["provenance"]),
     )

@@ -41,6 +41,14 @@ class DriftStatistics:
     classification: DriftClassification
     equivalence_shown: bool
 
+    @property
+    def p_value(self) -> float:
+        """One-sided p of "within the band": P(t > (|x| − band)/se); "fail" is p < fail_alpha."""
+        excess = abs(self.delta) - self.band_delta
+        if not self.standard_error:
+            return 0.0 if excess > 0 else 1.0
+        return float(special.stdtr(self.degrees_of_freedom, -excess / self.standard_error))
+
 
 def drift(
     preview: DocumentSums,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SequentialClassification = Literal["pass", "fail", "inconclusive", "continue"]
 
+FIRST_LOOK = 64
 _LEAST_MAXIMUM = 128
 
 
@@ -38,7 +39,7 @@ class SequentialRule:
     """
 
     maximum_documents: int
-    first_look: int = 64
+    first_look: int = FIRST_LOOK
     rho: float = 0.334
     alpha: float = 0.05
     tail: TailRule = TailRule()  # noqa: RUF009 - frozen and valid
@@ -156,6 +157,37 @@ def sequential(
         half_width=float(half_width[stop - 1]),
         n_above=int(above[stop - 1]),
     )
+
+
+def running_bounds(documents: DocumentSums, rule: SequentialRule) -> tuple[float, float]:
+    """Give the log ratios that the confidence sequence at the last document does not exclude.
+
+    The bounds invert the test of `sequential`: its mean + half width ≤ 0 exactly where the upper
+    bound is ≤ the limit, and its mean − half width > 0 exactly where the lower bound is above it.
+    With h the half-width factor, they are the two θ at which |S̄ − θ·W̄| = h·sd(S − θ·W).
+
+    Args:
+        documents: sums of all documents looked at.
+        rule: tuning and level of the sequence.
+
+    Returns:
+        Lower and upper bound, nats per token; infinite where the spread excludes nothing.
+
+    Source: Fieller, Journal of the Royal Statistical Society B 16 (1954), 175-185, with the
+    sequence's factor in place of a quantile.
+    """
+    n = documents.n_documents
+    factor = float(half_width_factors(n, rho=rule.rho, alpha=rule.alpha)[-1])
+    # About the estimate, so that the quadratic's terms do not cancel.
+    residual, weight = documents.residual, documents.weight
+    covariance = np.cov(residual, weight, ddof=1)
+    mean_weight = documents.total_weight / n
+    square = mean_weight**2 - factor**2 * float(covariance[1, 1])
+    if square <= 0:
+        return -math.inf, math.inf
+    middle = -(factor**2) * float(covariance[0, 1]) / square
+    reach = math.sqrt(middle**2 + factor**2 * float(covariance[0, 0]) / square)
+    return documents.delta + middle - reach, documents.delta + middle + reach
 
 
 def half_width_factors(n: int, *, rho: float, alpha: float) -> FloatArray:

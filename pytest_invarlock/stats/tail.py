@@ -79,6 +79,23 @@ class TailRule:
             return 1.0
         return float(special.betaincinv(n_above + 1, n - n_above, 1 - self.alpha))
 
+    def p_value(self, n_above: int, n: int) -> float:
+        """Give P(Bin(n, benign_rate) ≥ n_above); "fail" is p ≤ false_alarm."""
+        return float(special.bdtrc(n_above - 1, n, self.benign_rate)) if n_above else 1.0
+
+    def units_to_pass(self, n_above: int, n: int) -> int:
+        """Give the least number of units, at least ``n``, that is "pass" with this count above."""
+        # Both "fail" and "inconclusive" give way as n grows, so doubling and halving finds it.
+        low, high = n, max(n, 1)
+        while self.classify(n_above, high) != "pass":
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (
+                (low, middle) if self.classify(n_above, middle) == "pass" else (middle, high)
+            )
+        return n if self.classify(n_above, n) == "pass" else high
+
     def classify(self, n_above: int, n: int) -> TailClassification:
         """Classify a count: three values, of which "pass" needs enough units to exclude harm."""
         if n_above >= self.critical_count(n):

@@ -78,6 +78,19 @@ def windows(folder: Path, texts: Sequence[str]) -> list[torch.Tensor]:
     return [window for window in cut if len(window) > 1]
 
 
+def full_windows(folder: Path, texts: Sequence[str], length: int) -> torch.Tensor:
+    """Every window of exactly ``length`` text tokens within a text, ``(n_windows, length)``."""
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    encoded = loaded(list(texts), add_special_tokens=False, verbose=False).input_ids
+    return torch.tensor(
+        [
+            tokens[start : start + length]
+            for tokens in encoded
+            for start in range(0, len(tokens) - length + 1, length)
+        ]
+    )
+
+
 @torch.inference_mode()
 def model_loss(model: PreTrainedModel, cut: Sequence[torch.Tensor]) -> Loss:
     """Loss of every token but the first of each window."""
@@ -100,10 +113,14 @@ def model_loss(model: PreTrainedModel, cut: Sequence[torch.Tensor]) -> Loss:
 
 
 def unigram_loss(train_tokens: torch.Tensor, cut: Sequence[torch.Tensor]) -> Loss:
-    """Loss of the same tokens under add-one smoothed counts of ``train_tokens`` ``(n,)`` int64."""
+    """Loss of the tokens that :func:`model_loss` scores, under counts of ``train_tokens``."""
+    return count_loss(train_tokens, torch.cat([window[1:] for window in cut]))
+
+
+def count_loss(train_tokens: torch.Tensor, scored: torch.Tensor) -> Loss:
+    """Loss of ``scored`` under add-one smoothed counts of ``train_tokens``, both ``(n,)`` int64."""
     counts = torch.bincount(train_tokens, minlength=VOCABULARY).double() + 1
     log_probabilities = (counts / counts.sum()).log()
-    scored = torch.cat([window[1:] for window in cut])
     return Loss(-log_probabilities[scored].sum().item(), len(scored))
 
 

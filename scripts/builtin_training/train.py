@@ -1,4 +1,4 @@
-"""The two architectures and the one recipe they are trained with."""
+"""The two shipped architectures, and the loop by which every model here is trained."""
 
 from __future__ import annotations
 
@@ -92,16 +92,36 @@ def train(name: str, tokens: torch.Tensor, recipe: Recipe) -> tuple[PreTrainedMo
     Returns:
         The model in float32 and evaluation mode, and the seconds the steps took.
     """
+    return run(name, BUILDERS[name], lambda model, step: _loss(model, _batch(tokens, step)), recipe)
+
+
+def run(
+    name: str,
+    build: Callable[[], PreTrainedModel],
+    loss_at: Callable[[PreTrainedModel, int], torch.Tensor],
+    recipe: Recipe,
+) -> tuple[PreTrainedModel, float]:
+    """Build a model from the recipe's seed and take the recipe's steps down ``loss_at``.
+
+    Args:
+        name: what to print the progress under.
+        build: makes the model, with weights from torch's generator.
+        loss_at: the scalar loss of the model on the batch of a step, counted from 0.
+        recipe: steps, seed and rates.
+
+    Returns:
+        The model in float32 and evaluation mode, and the seconds the steps took.
+    """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    model = BUILDERS[name]()
+    model = build()
     model.train()
     optimizer = _optimizer(model)
     start = time.perf_counter()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, recipe)
-        loss = _loss(model, _batch(tokens, step))
+        loss = loss_at(model, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -134,7 +154,12 @@ def _rate(step: int, recipe: Recipe) -> float:
 def _batch(tokens: torch.Tensor, step: int) -> torch.Tensor:
     """Random sequences: 8 of 128 tokens, at every fourth step 4 of 256 for the later positions."""
     length = MAX_TOKENS if step % 4 == 3 else MAX_TOKENS // 2
-    starts = torch.randint(len(tokens) - length, (BATCH_TOKENS // length, 1))
+    return sequences(tokens, BATCH_TOKENS // length, length)
+
+
+def sequences(tokens: torch.Tensor, count: int, length: int) -> torch.Tensor:
+    """``(count, length)`` int64 cut from random places of the stream ``tokens`` ``(n_tokens,)``."""
+    starts = torch.randint(len(tokens) - length, (count, 1))
     return tokens[starts + torch.arange(length)]
 
 

@@ -1,29 +1,41 @@
-"""Baseline losses: one process computes them, everybody else reads the same bits."""
+"""Baseline evidence: one process takes it, everybody else reads the same bits."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+import torch
 
-from pytest_invarlock.bench.baseline_cache import Losses, cached_losses
+from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
+from pytest_invarlock.metrics.token_scoring import Scores
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = "sha256:" + "ab" * 32
-LOSSES: Losses = {
-    "preview": np.array([1.5, np.nan, -0.0]),
-    "final": np.array([np.inf, 0.1]),
-}
+
+
+def evidence(value: float = 0.1, *, states: bool = True) -> BaselineEvidence:
+    def scores() -> Scores:
+        return Scores(
+            torch.tensor([value, float("nan"), float("inf")]),
+            torch.tensor([3, 2, 1]),
+            torch.full((3, 2), value, dtype=torch.bfloat16) if states else None,
+        )
+
+    return BaselineEvidence({"preview": scores(), "final": scores()}, {"n_windows": 3})
+
+
 WORKER = """
 import sys, time
 from pathlib import Path
-import numpy as np
-from pytest_invarlock.bench.baseline_cache import cached_losses
+import torch
+from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
+from pytest_invarlock.metrics.token_scoring import Scores
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 
@@ -33,70 +45,83 @@ def compute():
     # Hold the lock until the other process stands before it.
     while not (folder / "both").exists():
         time.sleep(0.01)
-    return {"preview": np.full(3, 0.25), "final": np.full(2, np.pi)}
+    scores = {arm: Scores(torch.full((3,), torch.pi), torch.arange(3)) for arm in ("preview", "final")}
+    return BaselineEvidence(scores, {"n_windows": 3})
 
 (folder / ("ready-" + name)).touch()
-losses = cached_losses(folder / "cache", "sha256:key", compute)
-print(losses["preview"].tobytes().hex(), losses["final"].tobytes().hex())
+found = cached_evidence(folder / "cache", "sha256:key", compute)
+print(found.scores["final"].nll.numpy().tobytes().hex(), found.noise_floor)
 """
 
 
-def never() -> Losses:
+def never() -> BaselineEvidence:
     pytest.fail("computed again")
 
 
-def test_losses_that_failed_to_compute_are_not_kept(tmp_path: Path) -> None:
-    def fails() -> Losses:
+def equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.dtype == second.dtype and torch.equal(
+        first.view(torch.uint8), second.view(torch.uint8)
+    )
+
+
+def test_evidence_that_failed_to_compute_is_not_kept(tmp_path: Path) -> None:
+    def fails() -> BaselineEvidence:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        cached_losses(tmp_path, KEY, fails)
-    assert not list(tmp_path.glob("*.npz"))
-    found = cached_losses(tmp_path, KEY, lambda: LOSSES)
-    np.testing.assert_array_equal(found["final"], LOSSES["final"])
+        cached_evidence(tmp_path, KEY, fails)
+    assert not list(tmp_path.glob("*.safetensors"))
+    found = cached_evidence(tmp_path, KEY, evidence)
+    assert equal(found.scores["final"].nll, evidence().scores["final"].nll)
 
 
 def test_two_processes_compute_once(tmp_path: Path) -> None:
-    import time
-
-    workers = [
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), name],
-            stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", WORKER, str(tmp_path), name], stdout=subprocess.PIPE, text=True
         )
-        for name in ("one", "two")
-    ]  # fmt: skip
-    while not all((tmp_path / f"ready-{name}").exists() for name in ("one", "two")):
-        assert all(worker.poll() is None for worker in workers)
+        for name in ("a", "b")
+    ]
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("ready-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     (tmp_path / "both").touch()
-    printed = [worker.communicate(timeout=60)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
-    assert printed[0] == printed[1] != ""
-    assert len((tmp_path / "computed").read_text().splitlines()) == 1
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert outputs[0] == outputs[1] != ""
+    assert len((tmp_path / "computed").read_text().split()) == 1
 
 
-def test_a_second_call_reads_the_same_bits(tmp_path: Path) -> None:
-    cached_losses(tmp_path / "new", KEY, lambda: LOSSES)
-    found = cached_losses(tmp_path / "new", KEY, never)
+@pytest.mark.parametrize("states", [True, False])
+def test_what_is_read_is_bit_for_bit_what_was_computed(tmp_path: Path, states: bool) -> None:
+    made = evidence(states=states)
+    cached_evidence(tmp_path / "new", KEY, lambda: made)
+    found = cached_evidence(tmp_path / "new", KEY, never)
     for arm in ("preview", "final"):
-        assert found[arm].tobytes() == LOSSES[arm].tobytes()  # type: ignore[index]
-        assert found[arm].dtype == np.float64  # type: ignore[index]
+        for name in ("nll", "top1", "states"):
+            assert equal(getattr(found.scores[arm], name), getattr(made.scores[arm], name))
+    assert found.noise_floor == {"n_windows": 3}
 
 
-def test_another_key_is_computed_anew(tmp_path: Path) -> None:
-    cached_losses(tmp_path, KEY, lambda: LOSSES)
-    other = {"preview": np.zeros(1), "final": np.ones(1)}
-    assert cached_losses(tmp_path, "sha256:cd", lambda: other)["final"][0] == 1
+def test_another_key_is_other_evidence(tmp_path: Path) -> None:
+    cached_evidence(tmp_path, KEY, evidence)
+    found = cached_evidence(tmp_path, "sha256:cd", lambda: evidence(1.0))
+    assert found.scores["final"].nll[0] == 1
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     calls = []
 
-    def compute() -> Losses:
+    def compute() -> BaselineEvidence:
         calls.append(1)
-        return LOSSES
+        return evidence()
 
-    assert cached_losses(None, KEY, compute) is LOSSES
-    assert cached_losses(None, KEY, compute) is LOSSES
+    cached_evidence(None, KEY, compute)
+    cached_evidence(None, KEY, compute)
     assert len(calls) == 2
+
+
+def test_nothing_but_the_file_and_its_lock_is_left(tmp_path: Path) -> None:
+    cached_evidence(tmp_path, KEY, evidence)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".safetensors"]

@@ -20,15 +20,13 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Decision
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.strict_json import canonical, digest, pretty
-from pytest_invarlock.policy.decision_policy import (
-    DecisionPolicy,
-    Expectation,
-    Floors,
-    MetricLimits,
-    Strictness,
-)
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, Floors, MetricLimits
+from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.provenance import library_versions, machine
 from pytest_invarlock.records import ArmLosses, Facts, Record
+
+from ..checks.made import QUIET, answers, choices
+from ..checks.made import policy as made_policy
 
 N, TOKENS = 50, 63
 SHA, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -38,12 +36,14 @@ INVARIANTS: dict[str, Any] = {
     "baseline_non_finite": [], "ties_broken": [], "ties_added": [], "config_changes": [],
     "tokenizer_changes": [],
 }  # fmt: skip
-POLICY = DecisionPolicy(
-    tier="balanced", profile="dev", checks=("invariants", "primary_metric"),
-    modes={"invariants": "gate"}, primary_metric=MetricLimits(1.10, 2.0, 0.05, 0.04, 199),
-    floors=Floors(20, 10.0, 50_000), on_inconclusive="fail",
-    expectations={("m", "s"): Expectation("clean", Strictness.MUST_PASS)}, provenance={},
-)  # fmt: skip
+POLICY = made_policy(
+    primary_metric=MetricLimits(1.10, 2.0, 0.05, 0.04, 199), floors=Floors(20, 10.0, 50_000)
+)
+DIVERGENCE: dict[str, Any] = {
+    "method": "cached_states",
+    "preview": {"kl_nats_mean": 0.002},
+    "final": {"kl_nats_mean": 0.00123, "top1_same_share": 0.98, "delta_p_mean": None},
+}
 
 
 def identity(tensors: str) -> dict[str, Any]:
@@ -66,7 +66,9 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
     stated: dict[str, Any] = {
         "model": "m", "scenario": "s", "draw": 0, "kind": "any",
         "plan": {
-            "format": "invarlock-plan-v1", "provider": "pydoc", "source_digest": SHA,
+            "format": "invarlock-plan-v1", "data_digest": SHA,
+            "source": {"provider": "pydoc", "shareable": True}, "mask_probability": None,
+            "sequential": None,
             "windows": {
                 "seq_len": TOKENS + 1, "stride": TOKENS + 1, "preview_windows": N,
                 "final_windows": N, "max_windows_per_document": 8, "seed": 0,
@@ -83,9 +85,11 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
             "n_tensors_changed": 4, "n_parameters_touched": 40, "n_parameters_changed": 39,
         },
         "data": {"digest": SHA, "seq_len": TOKENS + 1, "n_documents": {"preview": N, "final": N},
+                 "match_fraction": 1.0, "overlap_fraction": 0.0, "duplicate_fraction": 0.25,
                  "notes": []},
         "arms": {"preview": arm(change, sd, N), "final": arm(change, sd)},
         "guards": {"invariants": INVARIANTS}, "error": None,
+        "divergence": DIVERGENCE, "noise_floor": QUIET,
     }  # fmt: skip
     return Record(Facts(**stated | replaced))
 
@@ -111,7 +115,15 @@ def with_number(monkeypatch: pytest.MonkeyPatch, key: str, value: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("ratio", 1.0), ("ratio_upper", 1.0), ("ratio_lower", 1.2)]
+    ("key", "value"),
+    [
+        ("ratio", 1.0),
+        ("ratio_upper", 1.0),
+        ("ratio_lower", 1.2),
+        ("delta_nats_per_token", 0.0),
+        ("baseline_perplexity", 10.0),
+        ("subject_perplexity", 10.0),
+    ],
 )
 def test_tampered_numbers_are_caught(
     key: str, value: float, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +147,12 @@ def test_tampered_numbers_are_caught(
         (("primary_metric", "remark"), "fine"),
         (("validation", "vibes_pass"), True),
         (("guards", "invariants", "n_tensors"), -1),
+        (("tail", "p_value"), [0.5]),
+        (("drift",), "none"),
+        (("divergence", "remark"), "fine"),
+        (("noise_floor", "same_batch_nats_per_token"), -1.0),
+        (("pairing", "match_fraction"), 1.5),
+        (("convention",), 1),
         (("structure", "params_changed"), -1),
         (("draw",), -1),
     ],
@@ -153,7 +171,13 @@ def test_a_certificate_that_breaks_the_schema_is_refused_naming_the_place(
     assert str(path[0]) in caught.value.cause
 
 
-@pytest.mark.parametrize("key", ["decision", "plan_digest", "identity", "floors", "run_id"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "decision", "plan_digest", "identity", "floors", "run_id", "tail", "drift", "divergence",
+        "noise_floor", "pairing", "convention",
+    ],
+)  # fmt: skip
 def test_a_certificate_that_lacks_a_part_is_refused(key: str) -> None:
     broken = certificate(record())
     del broken[key]
@@ -178,9 +202,40 @@ def non_finite() -> Record:
     return damaged
 
 
+def accuracy(harmful: int, beneficial: int) -> Record:
+    one = choices(*answers(400, harmful, beneficial))
+    apart = replace(one, documents=one.documents + 400)
+    of = record(
+        arms={"preview": apart, "final": one}, noise_floor=QUIET | {"changed_predictions": 0.0}
+    )
+    windows = of.facts.plan["windows"] | {"preview_windows": 400, "final_windows": 400}
+    plan = dict(of.facts.plan) | {"metric": "accuracy", "windows": windows}
+    data = dict(of.facts.data) | {"n_documents": {"preview": 400, "final": 400}}
+    return replace(of, facts=replace(of.facts, plan=plan, data=data))
+
+
+def sequential() -> Record:
+    """Measured 100 of 200 planned documents; the verdict stands after 64."""
+    generator = np.random.default_rng(4)
+    baseline = generator.uniform(2, 4, 100) * TOKENS
+    final = ArmLosses(
+        np.arange(100), np.full(100, TOKENS), baseline,
+        baseline + TOKENS * generator.normal(0.01, 0.02, 100),
+    )  # fmt: skip
+    of = record(arms={"preview": replace(final, documents=final.documents + 100), "final": final})
+    plan = dict(of.facts.plan) | {
+        "windows": of.facts.plan["windows"] | {"preview_windows": 200, "final_windows": 200},
+        "sequential": {"ratio_limit": 1.1, "first_look": 64, "rho": 0.334, "alpha": 0.05},
+    }
+    counts = {"preview": 100, "final": 100}
+    planned = {"preview": 200, "final": 200}
+    data = dict(of.facts.data) | {"n_documents": counts, "n_documents_planned": planned}
+    return replace(of, facts=replace(of.facts, plan=plan, data=data))
+
+
 ERROR_RECORD = {
     "arms": {}, "guards": {}, "baseline": {}, "subject": {}, "edit": None, "data": {},
-    "error": "OUT_OF_MEMORY",
+    "error": "OUT_OF_MEMORY", "divergence": {}, "noise_floor": {},
 }  # fmt: skip
 
 
@@ -196,11 +251,18 @@ ERROR_RECORD = {
         (non_finite(), "FAIL"),
         (record(guards={}), "ERROR"),
         (record(arms={}), "ERROR"),
+        (record(noise_floor=QUIET | {"same_batch_nats_per_token": 0.5}), "ERROR"),
+        (record(divergence={"not_evaluated": "no common vocabulary"}), "PASS"),
+        (accuracy(0, 0), "PASS"),
+        (accuracy(60, 5), "FAIL"),
+        (accuracy(3, 0), "INCONCLUSIVE"),
+        (sequential(), "PASS"),
         (record(**ERROR_RECORD), "ERROR"),
     ],
     ids=[
         "pass", "fail", "catastrophic", "inconclusive", "identical", "sparse", "non-finite",
-        "no evidence", "no losses", "error record",
+        "no evidence", "no losses", "below noise", "no divergence", "accuracy", "accuracy fails",
+        "accuracy inconclusive", "sequential", "error record",
     ],
 )  # fmt: skip
 def test_whatever_was_measured_fits_the_schema(of: Record, outcome: str) -> None:
@@ -228,7 +290,10 @@ def test_a_certificate_names_what_it_rests_on() -> None:
     assert made["policy_digest"] == digest(POLICY.document())
     assert made["run_id"] == "demo-1"
     assert made["structure"] == {"tensors_changed": 4, "params_changed": 39}
-    assert made["validation"] == {"primary_metric_acceptable": True, "invariants_pass": True}
+    assert made["validation"] == {
+        "primary_metric_acceptable": True, "invariants_pass": True, "drift_acceptable": True,
+        "tail_acceptable": True,
+    }  # fmt: skip
     assert made["floors"]["tokens"] == math.floor(0.8 * 2 * N * TOKENS)
     assert made["auto"] == {"tier": "balanced", "profile": "dev"}
 
@@ -243,6 +308,7 @@ def test_the_ratio_follows_from_the_losses() -> None:
 def test_a_policy_without_the_metric_leaves_it_out() -> None:
     made = certificate(record(), replace(POLICY, checks=("invariants",)))
     assert made["primary_metric"] is None
+    assert made["tail"] is made["drift"] is None
     assert made["validation"] == {"invariants_pass": True}
 
 
@@ -256,3 +322,70 @@ def test_observations_other_than_the_environment_stay_out() -> None:
     made = certificate(replace(record(), observations=watched))
     assert set(made["environment"]) == {"versions", "machine", "device"}
     assert "a host" not in json.dumps(made)
+
+
+def test_the_page_shows_what_was_measured_beside_the_ratio() -> None:
+    page = render_certificate_markdown(certificate(record()))
+    for heading in ("Tail", "Drift", "Divergence", "Noise floor", "Pairing"):
+        assert f"## {heading}" in page
+    for line in (
+        "| ppl_causal, windows by convention document | |",
+        "| kl nats mean | 0.0012 |",
+        "| windows that occur twice | 0.2500 |",
+        "| second batch size, nats per token | 1e-07 |",
+        "| windows above the threshold | 0 |",
+        "| documents: rule | monitor |",
+        "| shown to lie within the band | yes |",
+    ):
+        assert line in page
+    assert "delta p mean" not in page
+
+
+def test_the_page_says_why_a_divergence_is_missing() -> None:
+    of = record(divergence={"not_evaluated": "the vocabularies differ in size"})
+    page = render_certificate_markdown(certificate(of))
+    assert "Not evaluated: the vocabularies differ in size." in page
+
+
+def test_the_page_of_accuracy_is_in_percentage_points() -> None:
+    page = render_certificate_markdown(certificate(accuracy(60, 5)))
+    assert "| drop, percentage points | 13.7500 |" in page
+    assert "| flips, harmful | 60 |" in page
+    assert "subject ÷ baseline" not in page
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("drop_pp", 0.0), ("harmful", 61), ("drop_upper_pp", 0.0), ("accuracy_subject", 0.5)],
+)
+def test_tampered_accuracies_are_caught(
+    key: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_number(monkeypatch, key, value)
+    with pytest.raises(EvidenceError) as caught:
+        certificate(accuracy(60, 5))
+    assert caught.value.code == "CERTIFICATE_IDENTITY"
+
+
+def test_a_sequential_certificate_rests_on_the_documents_decided_on() -> None:
+    made = certificate(sequential())
+    assert made["primary_metric"]["n_documents"] == 64
+    assert made["primary_metric"]["rule"] == "sequential"
+    assert made["floors"]["tokens"] is None
+
+
+@pytest.mark.parametrize(
+    ("part", "of_facts"),
+    [
+        (("plan",), "plan"), (("dataset",), "data"), (("edit",), "edit"), (("guards",), "guards"),
+        (("identity", "baseline"), "baseline"), (("identity", "subject"), "subject"),
+        (("divergence",), "divergence"), (("noise_floor",), "noise_floor"),
+    ],
+)  # fmt: skip
+def test_what_a_record_may_hold_its_certificate_may_show(
+    part: tuple[str, ...], of_facts: str
+) -> None:
+    shown = schema("certificate")
+    for key in part:
+        shown = shown["properties"][key]
+    assert shown == schema("record")["properties"]["facts"]["properties"][of_facts]

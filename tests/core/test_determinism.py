@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from pytest_invarlock.core.determinism import (
+    determinism_in_force,
     device_identity,
     in_force,
     resolve_device,
@@ -126,4 +129,32 @@ def test_auto_threads_share_the_cores(
 def test_the_identity_of_a_cpu_is_its_instruction_set() -> None:
     assert device_identity("cpu") == {
         "device": "cpu", "capability": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+
+
+def test_the_global_generators_are_seeded_inside_and_untouched_outside() -> None:
+    before = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+    drawn = []
+    for _ in range(2):
+        with in_force(plan(draw=3)):
+            drawn.append((random.random(), float(torch.rand(1)), float(np.random.rand())))
+    assert drawn[0] == drawn[1]
+    with in_force(plan(draw=4)):
+        assert random.random() != drawn[0][0]
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("mode", ["strict", "throughput"])
+def test_what_is_recorded_is_what_torch_says(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    strict = mode == "strict"
+    with in_force(plan(determinism=mode, threads=1, draw=2)):
+        found = determinism_in_force(plan(determinism=mode, draw=2))
+    assert found == {
+        "mode": mode, "seed": 2, "threads": 1, "interop_threads": torch.get_num_interop_threads(),
+        "deterministic_algorithms": strict, "cudnn_benchmark": not strict,
+        "tf32_matmul": not strict, "tf32_cudnn": not strict,
+        "cublas_workspace": ":4096:8" if strict else None,
     }  # fmt: skip

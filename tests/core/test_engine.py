@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,8 @@ from jsonschema.validators import Draft202012Validator
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import tensor_digests
 from pytest_invarlock.core import engine
-from pytest_invarlock.core.engine import error_code, error_record, measure
-from pytest_invarlock.errors import DataError, EditError, MeasurementError
+from pytest_invarlock.core.engine import error_record, measure
+from pytest_invarlock.errors import DataError, EditError, MeasurementError, error_code
 from pytest_invarlock.evidence.strict_json import canonical
 from pytest_invarlock.plan import (
     DataSource,
@@ -43,7 +45,7 @@ SCENARIOS = (NOOP, PRUNE, NAN)
 @pytest.fixture
 def plan(texts: Path) -> MeasurementPlan:
     return MeasurementPlan(
-        source=DataSource("local_jsonl", str(texts)),
+        source=DataSource("local_jsonl", (str(texts),)),
         windows=WindowSelection(48, 48, preview_windows=10, final_windows=12),
         device="cpu", dtype="float32", threads=1, batch_tokens=512,
     )  # fmt: skip
@@ -75,17 +77,39 @@ def test_an_edit_that_changes_nothing_ends_in_its_error_and_leaves_the_bench_who
     assert bench.unchanged()
 
 
-def test_running_out_of_memory_ends_in_one_typed_error(
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The first passes over a subject find no memory."""
+    whole, left = Bench.measure_subject, [times]
+
+    def short(bench: Bench, *arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise torch.OutOfMemoryError
+        return whole(bench, *arguments)
+
+    monkeypatch.setattr(Bench, "measure_subject", short)
+
+
+def test_running_out_of_memory_twice_ends_in_one_typed_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(Bench, "subject_losses", exhausted)
+    out_of_memory(monkeypatch, 2)
     with pytest.raises(MeasurementError) as caught:
         measured(bench, PRUNE)
     assert caught.value.code == "OUT_OF_MEMORY"
-    assert "--invarlock-batch=256" in caught.value.remedy
+    assert "--invarlock-batch=128" in caught.value.remedy
+    assert bench.unchanged()
+
+
+def test_running_out_of_memory_once_measures_both_models_in_smaller_batches(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory(monkeypatch, 1)
+    facts = measured(bench, NOOP).facts
+    assert facts.plan["batch_tokens"] == 256
+    assert bench.counters.baseline_passes == 2
+    final = facts.arms["final"]
+    assert final.subject_nll.tobytes() == final.baseline_nll.tobytes()
     assert bench.unchanged()
 
 
@@ -120,6 +144,16 @@ def test_an_edit_is_told_whole_and_paired(bench: Bench) -> None:
     final = facts.arms["final"]
     assert np.abs(final.subject_nll - final.baseline_nll).min() > 0
     assert facts.data["n_documents"] == {"preview": 10, "final": 12}
+    assert facts.data["n_documents_planned"] == facts.data["n_documents"]
+    assert (facts.data["match_fraction"], facts.data["overlap_fraction"]) == (1.0, 0.0)
+    assert final.kl_nats is not None
+    assert (final.kl_nats > 0).all()
+    assert facts.divergence["method"] == "cached_states"
+    assert facts.divergence["final"]["kl_nats_mean"] == pytest.approx(
+        final.kl_nats.sum() / final.tokens.sum(), rel=1e-9
+    )
+    assert facts.divergence["final"]["n_tokens"] == final.tokens.sum()
+    assert facts.noise_floor["same_batch_nats_per_token"] == 0
     assert facts.plan["subject"] == {"name": "magnitude_prune", "parameters": {"sparsity": 0.5}}
     assert facts.guards["invariants"]["n_tensors"] > 0
 
@@ -130,6 +164,55 @@ def test_a_fault_shows_in_guard_and_losses(bench: Bench) -> None:
     assert not np.isfinite(record.facts.arms["final"].subject_nll).any()
     assert np.isfinite(record.facts.arms["final"].baseline_nll).all()
     assert_fits_schema(record)
+
+
+def test_what_changes_bits_is_recorded(bench: Bench) -> None:
+    record = measured(bench, NOOP)
+    plan, determinism = record.facts.plan, record.observations["determinism"]
+    assert (plan["threads"], plan["dtype"], plan["batch_tokens"]) == (1, "float32", 512)
+    assert (plan["metric"], plan["windows"]["convention"]) == ("ppl_causal", "document")
+    assert record.facts.baseline["attention"] == "sdpa"
+    assert record.facts.subject["adapter"] == "hf_causal"
+    assert (determinism["threads"], determinism["seed"], determinism["mode"]) == (
+        1, 0, "throughput",
+    )  # fmt: skip
+    assert record.observations["versions"]["torch"] == torch.__version__
+
+
+STRICT = """
+import sys
+from dataclasses import replace
+from pytest_invarlock.core.engine import measure
+from pytest_invarlock.plan import (
+    DataSource, EditSpec, MeasurementPlan, Pair, Scenario, WindowSelection
+)
+
+plan = MeasurementPlan(
+    source=DataSource("local_jsonl", (sys.argv[2],)),
+    windows=WindowSelection(48, 48, preview_windows=10, final_windows=12),
+    device="cpu", dtype="float32", determinism="strict", batch_tokens=512,
+)
+scenario = Scenario("prune", edit=EditSpec("magnitude_prune", {"sparsity": 0.5}), kind="prune")
+record = measure(Pair("m", sys.argv[1]), scenario, plan)
+print(record.facts.digest, record.facts.plan["threads"],
+      record.observations["determinism"]["deterministic_algorithms"])
+"""
+
+
+def test_strict_gives_the_same_bits_in_two_fresh_processes(
+    checkpoints: dict[str, Path], texts: Path
+) -> None:
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", STRICT, str(checkpoints["llama"]), str(texts)],
+            capture_output=True, text=True, check=True, timeout=120,
+        ).stdout
+        for _ in range(2)
+    }  # fmt: skip
+    assert len(found) == 1
+    digest, threads, deterministic = found.pop().split()
+    assert digest.startswith("sha256:")
+    assert (threads, deterministic) == ("1", "True")
 
 
 def test_many_scenarios_cost_one_load_and_one_baseline_pass(bench: Bench) -> None:
@@ -209,10 +292,35 @@ def test_a_subject_with_another_tokenizer_has_no_paired_losses(
     pipeline["model"]["merges"].pop()
     path.write_text(json.dumps(pipeline), encoding="utf-8")
     pair = Pair("m", str(checkpoints["llama"]))
-    record = measure(pair, Scenario("other", subject=str(subject)), plan)
+    other = Scenario("other", subject=str(subject))
+    strict = Bench(pair, replace(plan, strict_pairing=True))
+    with pytest.raises(DataError, match=r"preview\[\d+\]") as caught:
+        measure(pair, other, strict.plan, bench=strict)
+    assert caught.value.code == "PAIRING_MISMATCH"
+    assert strict.counters.subject_passes == 0
+    record = measure(pair, other, plan)
     assert record.facts.arms == {}
+    assert record.facts.data["match_fraction"] < 1
+    assert "not_evaluated" in record.facts.divergence
     assert len(record.facts.guards["invariants"]["tokenizer_changes"]) == 1
     assert_fits_schema(record)
+
+
+def test_a_tokenizer_that_differs_in_nothing_that_is_measured_is_paired(
+    checkpoints: dict[str, Path], plan: MeasurementPlan, tmp_path: Path
+) -> None:
+    subject = tmp_path / "subject"
+    shutil.copytree(checkpoints["llama"], subject)
+    path = subject / "tokenizer.json"
+    pipeline = json.loads(path.read_text(encoding="utf-8"))
+    pipeline["model"]["ignore_merges"] = not pipeline["model"]["ignore_merges"]
+    path.write_text(json.dumps(pipeline), encoding="utf-8")
+    record = measure(
+        Pair("m", str(checkpoints["llama"])), Scenario("same", subject=str(subject)), plan
+    )
+    assert record.facts.data["match_fraction"] in (1.0, pytest.approx(1.0))
+    assert len(record.facts.arms["final"].tokens) == 12
+    assert any("100%" in note for note in record.facts.data["notes"])
 
 
 def test_seq_len_is_capped_at_the_models_context(

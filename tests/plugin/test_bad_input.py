@@ -158,18 +158,25 @@ def test_nan_weights_in_a_compared_subject_fail_by_name(repository, model):
     weights[name][0, 0] = torch.nan
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     result = compare(repository, model)
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=5)
     result.stdout.fnmatch_lines(
-        [f"FAIL: non finite in {name} (1, baseline 0)", "FAIL: the subject's loss*"]
+        [
+            f"FAIL: non finite in {name} (1, baseline 0)",
+            "FAIL: the subject's loss*",
+            "INCONCLUSIVE: the subject's loss*",
+            "FAIL: the subject's loss*",
+        ]
     )
 
 
 def test_a_subject_bitwise_equal_to_its_baseline_passes_by_name(repository, model):
     result = compare(repository, model, "--junitxml=junit.xml", "-v")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=5)
     report = repository.latest / "reports/builtin-llama/model/run_0/evaluation.report.json"
-    text = json.loads(report.read_text())["decision"]["text"]
-    assert text == "bitwise identical: same tensors, same losses" or "finite" in text
+    checks = json.loads(report.read_text())["decision"]["checks"]
+    texts = {check["check"]: check["text"] for check in checks}
+    identical = "bitwise identical: same tensors, same losses"
+    assert [texts[name] for name in ("primary_metric", "drift", "tail")] == [identical] * 3
     assert (
         'classname="invarlock.compare.builtin:llama.model"'
         in (repository.path / "junit.xml").read_text()

@@ -25,7 +25,7 @@ class TestInt8:
     def test_windows_and_policy(self, invarlock_windows, invarlock_policy, invarlock_adapter):
         assert len(invarlock_windows.final) == len(invarlock_windows.preview) == 24
         assert invarlock_policy.primary_metric.ratio_limit == 1.10
-        assert invarlock_adapter.name == "hf_causal"
+        assert invarlock_adapter.name == "hf_auto"
 """
 
 
@@ -116,3 +116,45 @@ def test_a_session_that_compared_nothing_has_no_verdict(repository):
     result.assert_outcomes(passed=1, deselected=2)
     assert "invarlock markers" not in result.stdout.str()
     assert not (repository.latest / "final_verdict.json").exists()
+
+
+def test_every_draw_that_is_asked_for_is_measured_and_judged(repository):
+    repository.pytester.makepyfile(test_int8=BODY)
+    result = repository.run("test_int8.py", "-k", "keeps", "--invarlock-repeats=2")
+    result.assert_outcomes(passed=1, deselected=2)
+    records = sorted((repository.latest / "records").rglob("*.record.json"))
+    assert [path.name for path in records] == ["run_0.record.json", "run_1.record.json"]
+    assert repository.verdict()["verdict"] == "PASS"
+
+
+def test_several_draws_of_ones_own_windows_are_refused(repository):
+    repository.pytester.makepyfile(
+        test_int8=BODY
+        + """
+    @pytest.fixture
+    def invarlock_windows(self, invarlock_windows):
+        from dataclasses import replace
+        return replace(invarlock_windows, notes=("mine",))
+"""
+    )
+    result = repository.run("test_int8.py", "-k", "keeps", "--invarlock-repeats=2")
+    result.assert_outcomes(errors=1, deselected=2)
+    result.stdout.fnmatch_lines(["*2 draws of windows that were given ready-made*"])
+
+
+def test_a_check_that_only_monitors_warns_and_lets_the_test_pass(repository):
+    """Of 24 windows the tail's rules only monitor, and pruning harms many."""
+    repository.pytester.makepyfile(
+        test_pruned=BODY.replace('"quant_rtn"', '"magnitude_prune"')
+        .replace('{"bitwidth": 8, "group_size": 32}', '{"sparsity": 0.7}')
+        .replace(
+            "invarlock.assert_passes()",
+            "invarlock.checks['tail'].passed or 1 / 0\n"
+            "        import pytest as p\n"
+            "        with p.raises(Exception): invarlock.assert_passes()\n"
+            "        return",
+        )
+    )
+    result = repository.run("test_pruned.py", "-k", "keeps")
+    result.assert_outcomes(passed=1, deselected=2, warnings=1)
+    result.stdout.fnmatch_lines(["*WARN tail: *windows above 0.693 nats*only monitor*"])

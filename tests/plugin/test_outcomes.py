@@ -12,7 +12,7 @@ def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository)
     suite = repository.suite("noop", "pruned")
     result = repository.run(suite, "--junitxml=junit.xml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=3, failed=2)
+    result.assert_outcomes(passed=7, failed=2)
     result.stdout.fnmatch_lines(
         ["FAIL: ratio *, bound *, limit 1.1: *", "*requirement clean_all_pass: 1 of 2*"]
     )
@@ -29,6 +29,27 @@ def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository)
     )
     assert cases["small.invarlock.yaml.verdict"].find("failure") is not None
     assert cases["small.invarlock.yaml.builtin:llama.noop.primary_metric"].find("failure") is None
+    assert len(cases) == 9
+
+
+def test_a_check_that_only_monitors_warns_in_every_place_and_passes(repository):
+    result = repository.run(repository.suite("pruned"), "--junitxml=junit.xml", "-v")
+    warning = "WARN tail: * of 24 windows above 0.693 nats; the rule only monitors here"
+    result.stdout.fnmatch_lines(["*::pruned::tail PASSED*", f"*PytestWarning: {warning}"])
+    report = repository.latest / "reports/builtin-llama/pruned/run_0/evaluation.report.json"
+    decision = json.loads(report.read_text())["decision"]
+    outcomes = {check["check"]: check["outcome"] for check in decision["checks"]}
+    assert outcomes == {
+        "invariants": "PASS", "primary_metric": "FAIL", "drift": "PASS", "tail": "WARN",
+    }  # fmt: skip
+    case = next(
+        case
+        for case in ElementTree.parse(repository.path / "junit.xml").iter("testcase")
+        if case.get("name") == "tail"
+    )
+    properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert properties["invarlock.verdict"] == "WARN"
+    assert case.find("failure") is None
 
 
 def test_a_clean_run_passes_everywhere(repository):
@@ -36,7 +57,7 @@ def test_a_clean_run_passes_everywhere(repository):
         repository.suite("noop", "rtn", "explosion"), "--junitxml=junit.xml", "-v"
     )
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=10)
     assert repository.verdict()["verdict"] == "PASS"
     result.stdout.fnmatch_lines(["*::builtin:llama::explosion::detected PASSED*"])
     suite = ElementTree.parse(repository.path / "junit.xml").getroot().find("testsuite")
@@ -71,11 +92,11 @@ def test_an_informational_scenario_passes_when_it_was_measured(repository):
 def test_an_edit_that_changes_nothing_is_an_error_and_the_verdict_says_so(repository):
     result = repository.run(repository.suite("unchanged"))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=5)
     result.stdout.fnmatch_lines(
         [
             "ERROR: magnitude_prune changed nothing (*",
-            "ERROR: the measurement failed, see *::invariants*",
+            *["ERROR: the measurement failed, see *::invariants*"] * 3,
         ]
     )
     verdict = repository.verdict()
@@ -104,7 +125,7 @@ def test_on_inconclusive_xfail_softens_items_and_verdict_but_not_the_file(reposi
     suite = repository.suite("rtn", head=head)
     result = repository.run(suite, "--invarlock-on-inconclusive=xfail")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=1, xfailed=2)
+    result.assert_outcomes(passed=3, xfailed=2)
     assert repository.verdict()["verdict"] == "INCONCLUSIVE"
 
 
@@ -117,7 +138,7 @@ def test_the_verdict_testcase_never_lingers_in_the_last_failed_cache(repository)
 
 def test_repeats_judge_every_draw(repository):
     result = repository.run(repository.suite("rtn"), "--invarlock-repeats=2")
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=5)
     verdict = repository.verdict()
     assert [entry["draw"] for entry in verdict["decisions"]] == [0, 1]
     assert verdict["decisions"][0]["facts_digest"] != verdict["decisions"][1]["facts_digest"]

@@ -23,8 +23,20 @@ SCENARIOS = "metadata/scenarios.json"
 POLICY = "metadata/policy.json"
 
 
+@pytest.fixture(scope="module")
+def kept_packs():
+    return []
+
+
 @pytest.fixture
-def sealed(repository):
+def sealed(repository, kept_packs):
+    """A run's pack with its key, as values: made once, as nobody changes them in place."""
+    if not kept_packs:
+        kept_packs.append(made_pack(repository))
+    return kept_packs[0]
+
+
+def made_pack(repository):
     repository.run(repository.suite("noop", "pruned"))
     pack = repository.latest / "evidence_pack"
     files = {

@@ -14,11 +14,15 @@ from jsonschema.validators import Draft202012Validator
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import canonical, digest
 from pytest_invarlock.policy.decision_policy import (
+    KNOWN_CHECKS,
+    AccuracyLimits,
     DecisionPolicy,
+    DriftLimits,
     Expectation,
     Floors,
     MetricLimits,
     Strictness,
+    TailLimits,
     policy_from_document,
 )
 from pytest_invarlock.policy.resources import schema
@@ -36,7 +40,7 @@ POLICIES = st.builds(
     DecisionPolicy,
     tier=NAMES,
     profile=NAMES,
-    checks=st.just(("invariants", "primary_metric")),
+    checks=st.sampled_from([KNOWN_CHECKS, ("invariants", "primary_metric")]),
     modes=st.sampled_from([{"invariants": "gate"}, {"invariants": "monitor"}]),
     primary_metric=st.builds(
         MetricLimits,
@@ -45,6 +49,29 @@ POLICIES = st.builds(
         alpha=st.floats(0.01, 0.2),
         bootstrap_alpha=st.floats(0.01, 0.2),
         bootstrap_replicates=st.integers(199, 9999),
+        direction=st.sampled_from(["non_inferiority", "equivalence"]),
+    ),
+    accuracy=st.builds(
+        AccuracyLimits, drop_limit_pp=st.floats(0.01, 100), min_examples=st.integers(2, 1000)
+    ),
+    tail=st.builds(
+        TailLimits,
+        threshold_nats=st.floats(0.01, 3),
+        benign_rate=st.floats(0.0001, 0.01),
+        false_alarm=st.floats(0.001, 0.1),
+        harm_rate=st.floats(0.02, 0.2),
+        alpha=st.floats(0.01, 0.2),
+        min_windows=st.integers(1, 500),
+        min_documents=st.integers(2, 500),
+        quantile_max=st.floats(0.01, 1),
+        mode=st.sampled_from(["gate", "monitor"]),
+    ),
+    drift=st.builds(
+        DriftLimits,
+        band=st.floats(1, 2),
+        fail_alpha=st.floats(0.001, 0.01),
+        warn_alpha=st.floats(0.01, 0.2),
+        mode=st.sampled_from(["gate", "monitor"]),
     ),
     floors=st.builds(
         Floors,
@@ -62,6 +89,9 @@ POLICY = DecisionPolicy(
     checks=("invariants", "primary_metric"),
     modes={"invariants": "gate"},
     primary_metric=MetricLimits(1.1, 2.0, 0.05, 0.04, 999),
+    accuracy=AccuracyLimits(1.0, 200),
+    tail=TailLimits(0.69, 0.001, 0.02, 0.05, 0.05, 100, 59, 0.2, "gate"),
+    drift=DriftLimits(1.05, 0.01, 0.05, "gate"),
     floors=Floors(20, 10.0, None),
     on_inconclusive="fail",
     expectations={
@@ -91,6 +121,22 @@ def test_a_scenario_the_policy_does_not_know_is_an_error() -> None:
         {"primary_metric": replace(POLICY.primary_metric, alpha=0.04)},
         {"primary_metric": replace(POLICY.primary_metric, bootstrap_alpha=0.05)},
         {"primary_metric": replace(POLICY.primary_metric, bootstrap_replicates=998)},
+        {"primary_metric": replace(POLICY.primary_metric, direction="equivalence")},
+        {"accuracy": replace(POLICY.accuracy, drop_limit_pp=0.5)},
+        {"accuracy": replace(POLICY.accuracy, min_examples=201)},
+        {"tail": replace(POLICY.tail, threshold_nats=0.7)},
+        {"tail": replace(POLICY.tail, benign_rate=0.002)},
+        {"tail": replace(POLICY.tail, false_alarm=0.03)},
+        {"tail": replace(POLICY.tail, harm_rate=0.06)},
+        {"tail": replace(POLICY.tail, alpha=0.06)},
+        {"tail": replace(POLICY.tail, min_windows=101)},
+        {"tail": replace(POLICY.tail, min_documents=60)},
+        {"tail": replace(POLICY.tail, quantile_max=0.3)},
+        {"tail": replace(POLICY.tail, mode="monitor")},
+        {"drift": replace(POLICY.drift, band=1.06)},
+        {"drift": replace(POLICY.drift, fail_alpha=0.02)},
+        {"drift": replace(POLICY.drift, warn_alpha=0.06)},
+        {"drift": replace(POLICY.drift, mode="monitor")},
         {"floors": replace(POLICY.floors, documents=21)},
         {"floors": replace(POLICY.floors, effective_documents=11.0)},
         {"floors": replace(POLICY.floors, tokens=0)},
@@ -111,7 +157,7 @@ def test_the_digest_does_not_depend_on_the_order_of_expectations() -> None:
 def test_the_digest_is_stable_across_versions() -> None:
     # A change here orphans every policy digest people have pinned: bump POLICY_FORMAT with it.
     assert digest(POLICY.document()) == (
-        "sha256:636905a4cb49adb8bee6711fa5b145b9588d7fb63bdc601db33ccda1895e31c7"
+        "sha256:c90cf7d9fef2854128503156ccd43b3b3243d5807c64e4cf3573af6720fd2c6a"
     )
 
 
@@ -137,3 +183,29 @@ def test_a_policy_survives_its_json_form(policy: DecisionPolicy) -> None:
 )
 def test_which_expectations_want_a_detection(strictness: Strictness, wants: bool) -> None:
     assert Expectation("x", strictness).wants_detection is wants
+
+
+@pytest.mark.parametrize("benign_rate", [0.05, 0.06])
+def test_a_benign_rate_as_large_as_harm_is_refused(benign_rate: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(POLICY.tail, benign_rate=benign_rate)
+    assert caught.value.code == "TAIL_RATES"
+
+
+def test_failing_more_easily_than_warning_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(POLICY.drift, fail_alpha=0.051)
+    assert caught.value.code == "DRIFT_LEVELS"
+
+
+def test_a_guard_among_the_checks_needs_a_mode() -> None:
+    document = json.loads(canonical(replace(POLICY, modes={}).document()))
+    with pytest.raises(ConfigError) as caught:
+        policy_from_document(document)
+    assert caught.value.code == "POLICY_MODE"
+
+
+def test_the_checks_on_losses_need_none() -> None:
+    checks = ("primary_metric", "drift", "tail")
+    policy = replace(POLICY, checks=checks, modes={})
+    assert policy_from_document(json.loads(canonical(policy.document()))) == policy

@@ -169,7 +169,7 @@ def test_dev_takes_the_shipped_text_and_says_so(tmp_path: Path) -> None:
     assert "pydoc" in notes[0]
 
 
-@pytest.mark.parametrize("text", ["wikitext2", "local_jsonl", "local_jsonl:", "pydoc:x"])
+@pytest.mark.parametrize("text", ["wikitext3", "local_jsonl", "local_jsonl:", "pydoc:x"])
 def test_an_unknown_dataset_setting_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="--invarlock-dataset"):
         build_plan({}, collected({"invarlock_dataset": text}), tmp_path)
@@ -178,7 +178,7 @@ def test_an_unknown_dataset_setting_is_refused(tmp_path: Path, text: str) -> Non
 def test_a_relative_file_of_the_document_is_looked_for_beside_it(tmp_path: Path) -> None:
     value = {"dataset": {"provider": "local_jsonl", "file": "t.jsonl", "id_field": "doc"}}
     plan = build_plan(value, collected(), tmp_path)
-    assert plan.source.location == str(tmp_path / "t.jsonl")
+    assert plan.source.locations == (str(tmp_path / "t.jsonl"),)
     assert plan.source.id_field == "doc"
 
 

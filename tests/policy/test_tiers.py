@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,14 @@ import pytest
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.tiers import load_profile, load_tier
+from pytest_invarlock.policy.yaml_document import parse_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LIMITS = {"conservative": 1.05, "balanced": 1.10, "aggressive": 1.20}
+DROPS_PP = {"conservative": 0.5, "balanced": 1.0, "aggressive": 2.0}
+QUANTILES = {"conservative": 0.12, "balanced": 0.20, "aggressive": 0.30}
 # preview, final, guard calibration, B, documents, effective, token floor enforced, determinism
 PROFILES = {
     "dev": (64, 64, 32, 999, 20, 10.0, False, "throughput"),
@@ -64,9 +68,38 @@ def test_limits_of_the_shipped_tiers(name: str) -> None:
     assert tier.ratio_limit == LIMITS[name]
     assert tier.catastrophic_ratio == 2.0
     assert (tier.alpha, tier.bootstrap_alpha) == (0.05, 0.04)
-    assert tier.checks == ("invariants", "primary_metric")
+    assert tier.checks == ("invariants", "primary_metric", "drift", "tail")
+    assert tier.direction == "non_inferiority"
+    assert tier.accuracy == {"drop_limit_pp": DROPS_PP[name], "min_examples": 200}
+    assert tier.tail == {
+        "threshold_nats": math.log(2), "benign_rate": 0.001, "false_alarm": 0.02,
+        "harm_rate": 0.05, "alpha": 0.05, "min_windows": 100, "min_documents": 59,
+        "quantile_max": QUANTILES[name], "mode": "gate",
+    }  # fmt: skip
+    assert tier.drift == {"band": 1.05, "fail_alpha": 0.01, "warn_alpha": 0.05, "mode": "gate"}
     assert tier.modes == {"invariants": "gate"}
     assert "primary_metric.ratio_limit" in tier.provenance
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_threshold_of_a_shipped_tier_says_where_it_comes_from(name: str) -> None:
+    value = parse_yaml(read_text("tiers", f"{name}.yaml"), name=name).value
+    stated = {
+        f"{block}.{key}"
+        for block in ("primary_metric", "accuracy", "tail", "drift")
+        for key in value[block]
+        if key != "mode"
+    }
+    assert stated | {"token_floor"} == set(value["provenance"])
+
+
+@pytest.mark.parametrize("block", ["accuracy", "tail", "drift"])
+def test_a_tier_states_every_block(tmp_path: Path, block: str) -> None:
+    path = tmp_path / "mine.yaml"
+    text = read_text("tiers", "balanced.yaml").replace(f"\n{block}:\n", f"\n{block}s:\n")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"mine\.yaml.*{block}"):
+        load_tier(str(path))
 
 
 def test_the_token_floor_of_balanced_is_the_seeds() -> None:

@@ -197,3 +197,16 @@ def test_the_words_agree_with_the_excesses(preview: DocumentSums, final: Documen
     assert (result.classification == "fail") == (result.excess_fail > 0)
     assert (result.classification != "pass") == (result.excess_warn > 0)
     assert not (result.equivalence_shown and result.classification != "pass")
+
+
+def test_the_p_value_is_the_level_at_which_fail_begins() -> None:
+    rng = np.random.default_rng(2)
+    for shift in (0.0, 0.06, 0.09, 0.12):
+        preview, final = (
+            DocumentSums(rng.normal(mean, 0.1, 40), np.ones(40)) for mean in (shift, 0.0)
+        )
+        p_value = drift(preview, final).p_value
+        if 0 < p_value < 0.5:
+            for level, word in ((p_value * 1.001, "fail"), (p_value * 0.999, "pass")):
+                found = drift(preview, final, fail_alpha=level, warn_alpha=level)
+                assert found.classification == word

@@ -16,6 +16,7 @@ from pytest_invarlock.stats.sequential import (
     SequentialRule,
     SequentialStatistics,
     half_width_factors,
+    running_bounds,
     running_mean_and_sd,
     sequential,
 )
@@ -225,3 +226,26 @@ def test_duplicated_documents_narrow_the_sequence(sums: DocumentSums) -> None:
     once = decide(early)
     assert once_more.mean_excess == pytest.approx(once.mean_excess, rel=1e-9, abs=1e-9)
     assert once_more.half_width < once.half_width
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bounds_invert_the_test(seed: int) -> None:
+    """A limit a hair above the upper bound passes, a hair below does not; likewise for FAIL."""
+    rng = np.random.default_rng(seed)
+    weight = np.exp(0.5 * rng.normal(size=100))
+    sums = DocumentSums(weight * rng.normal(0.05, 0.2, 100), weight)
+    lower, upper = running_bounds(sums, RULE)
+    assert lower < sums.delta < upper
+    factor = half_width_factors(100, rho=RULE.rho, alpha=RULE.alpha)[-1]
+    for limit, sign, holds in (
+        (upper + 1e-9, 1, True), (upper - 1e-9, 1, False),
+        (lower - 1e-9, -1, True), (lower + 1e-9, -1, False),
+    ):  # fmt: skip
+        excess = sums.weighted_difference - limit * sums.weight
+        half_width = factor * excess.std(ddof=1)
+        assert bool(sign * excess.mean() + half_width <= 0) is holds
+
+
+def test_weights_that_vary_too_much_exclude_nothing() -> None:
+    weight = np.array([1e-6, 1e6])
+    assert running_bounds(DocumentSums(0.1 * weight, weight), RULE) == (-math.inf, math.inf)

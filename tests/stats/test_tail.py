@@ -191,3 +191,20 @@ def test_descriptions_are_in_order(differences: NDArray[np.float64]) -> None:
     result = tail(differences)
     assert result.p95_nats <= result.p99_nats <= differences.max()
     assert differences.mean() - 1e-12 <= result.worst_mean_nats <= differences.max()
+
+
+@pytest.mark.parametrize("n_above", [0, 1, 2, 5])
+@pytest.mark.parametrize("n", [1, 20, 64, 100, 400])
+def test_how_many_units_would_pass(n_above: int, n: int) -> None:
+    least = RULE.units_to_pass(n_above, n)
+    assert RULE.classify(n_above, least) == "pass"
+    assert least == n or RULE.classify(n_above, least - 1) != "pass"
+
+
+@PROPERTY
+@given(st.integers(1, 600), st.integers(0, 6))
+def test_the_p_value_fails_where_the_count_does(n: int, n_above: int) -> None:
+    n_above = min(n_above, n)
+    p_value = RULE.p_value(n_above, n)
+    assert p_value == pytest.approx(stats.binom.sf(n_above - 1, n, 0.001))
+    assert (p_value <= 0.02) is (RULE.classify(n_above, n) == "fail")

@@ -1,0 +1,40 @@
+"""Whether a subject's own tokenizer gives the windows that its baseline is measured on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_invarlock.data.pairing import compare_windows, require_paired
+from pytest_invarlock.errors import DataError
+
+if TYPE_CHECKING:
+    from pytest_invarlock.adapters import LoadedModel
+    from pytest_invarlock.bench.resident import Bench
+
+
+def match_fraction(bench: Bench, subject: LoadedModel, draw: int) -> tuple[float, tuple[str, ...]]:
+    """The share of the baseline's windows that the subject's tokenizer reproduces, and notes.
+
+    One pipeline of text to tokens is one set of windows; where the fingerprints differ, the same
+    documents are tokenised by the subject's own tokenizer and the windows compared.
+
+    Raises:
+        DataError: ``PAIRING_MISMATCH`` under strict pairing, naming the windows that differ.
+    """
+    baseline = bench.baseline
+    if subject.tokenizer_fingerprint == baseline.tokenizer_fingerprint:
+        return 1.0, ()
+    if bench.draws.is_given(draw):
+        return 0.0, ("ready-made windows cannot be made again by the subject's other tokenizer",)
+    windows = bench.windows(draw)
+    try:
+        own = bench.draws.drawn_with(subject.tokenizer, draw, baseline.context, baseline.reading)
+    except DataError as error:
+        if bench.plan.strict_pairing:
+            raise
+        return 0.0, (f"the subject's own tokenizer does not give the windows: {error.cause}",)
+    if bench.plan.strict_pairing:
+        require_paired(windows, own)
+    pairing = compare_windows(windows, own)
+    note = f"the subject's tokenizer differs and gives {pairing.match_fraction:.0%} of the windows"
+    return pairing.match_fraction, (note,)

@@ -1,0 +1,110 @@
+"""Sampling: documents to arms, and pieces from an arm's documents, by seeded content.
+
+Nothing hangs on the order in which a provider gives its documents: keys are hashes of what they
+hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_invarlock.errors import DataError
+from pytest_invarlock.plan import Arm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_invarlock.data.documents import Document
+    from pytest_invarlock.data.pieces import Piece
+    from pytest_invarlock.data.window_set import Window
+    from pytest_invarlock.plan import WindowSelection
+
+ARM_SHARES: Mapping[str, float] = {
+    "final": 0.40,
+    "preview": 0.30,
+    "guard_calibration": 0.15,
+    "tuning": 0.15,
+}
+
+
+def arms_of(documents: Sequence[Document], contents: Sequence[bytes], seed: int) -> list[str]:
+    """The arm of every document: the provider's, else an exact split in seeded content order."""
+    if all(document.arm is not None for document in documents):
+        return [str(document.arm) for document in documents]
+    order = sorted(range(len(documents)), key=lambda i: (_key(seed, "arm", contents[i]), i))
+    names = list(ARM_SHARES)
+    edges = np.floor(np.cumsum(list(ARM_SHARES.values())) * len(documents) + 1e-9)
+    arms = [""] * len(documents)
+    for rank, index in enumerate(order):
+        arms[index] = names[min(int(np.searchsorted(edges, rank, side="right")), len(names) - 1)]
+    return arms
+
+
+def sample(
+    arm: Arm,
+    candidates: Mapping[int, Sequence[Piece]],
+    contents: Sequence[bytes],
+    selection: WindowSelection,
+    *,
+    draw: int,
+    noun: str = "windows",
+) -> list[Piece]:
+    """Draw an arm's pieces: round-robin over documents in seeded order, each piece once.
+
+    Every document gives one before any gives two, and none gives more than
+    ``max_windows_per_document``. Pieces of equal content count once.
+
+    Raises:
+        DataError: ``DATA_TOO_SMALL`` naming arm and counts; ``noun`` is what is counted.
+    """
+    wanted = selection.preview_windows if arm == "preview" else selection.final_windows
+    turns: list[tuple[int, bytes, int, Piece]] = []
+    for document, pieces in candidates.items():
+        content = hashlib.sha256(contents[document]).digest()
+        shuffled = sorted(
+            range(len(pieces)),
+            key=lambda i: _key(selection.seed, f"{draw}|{arm}|{i}", content),
+        )
+        order = _key(selection.seed, f"{draw}|{arm}|order", content)
+        for turn, i in enumerate(shuffled[: selection.max_windows_per_document]):
+            turns.append((turn, order, document, pieces[i]))
+    turns.sort(key=lambda entry: entry[:3])
+    unique: dict[bytes, Piece] = {}
+    for *_, piece in turns:
+        unique.setdefault(piece.content(), piece)
+    if len(unique) < wanted:
+        raise DataError(
+            f"the {arm} arm holds {len(unique)} {noun} in {len(candidates)} documents, "
+            f"{wanted} were asked for",
+            remedy="ask for fewer windows, shorter ones (seq_len), or give more text",
+            code="DATA_TOO_SMALL",
+        )
+    return list(unique.values())[:wanted]
+
+
+def numbered(arms: Mapping[Arm, Sequence[Piece]]) -> dict[Arm, tuple[Window, ...]]:
+    """The windows of all arms; documents and examples are numbered as they first appear.
+
+    Numbers are unique over the arms, so within an arm they rise in the order of drawing.
+    """
+    documents: dict[int, int] = {}
+    example = 0
+    windows: dict[Arm, tuple[Window, ...]] = {}
+    for arm, pieces in arms.items():
+        drawn: list[Window] = []
+        for piece in pieces:
+            document = documents.setdefault(piece.windows[0].document, len(documents))
+            has_choices = len(piece.windows) > 1
+            number = example if has_choices else None
+            drawn += [replace(w, document=document, example=number) for w in piece.windows]
+            example += has_choices
+        windows[arm] = tuple(drawn)
+    return windows
+
+
+def _key(seed: int, purpose: str, content: bytes) -> bytes:
+    return hashlib.sha256(f"{seed}|{purpose}|".encode() + content).digest()
