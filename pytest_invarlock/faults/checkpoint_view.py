@@ -83,7 +83,7 @@ def load_view(
         The model in eval mode and no findings; or None, and every tensor that is missing,
         unexpected, of another shape, or differs from one that the configuration ties it to.
     """
-    shell = _shell(view, like)
+    shell: Any = empty_model(view, like)
     expected = shell.state_dict(keep_vars=True)
     tied = _tied_names(expected)
     given = _completed(view.tensors, tied)
@@ -110,8 +110,11 @@ def load_view(
     return shell.eval().requires_grad_(False), ()
 
 
-def _shell(view: CheckpointView, like: torch.nn.Module) -> Any:
-    """A model of the view's configuration on the meta device: names and shapes, no numbers."""
+def empty_model(view: CheckpointView, like: torch.nn.Module) -> torch.nn.Module:
+    """A model of the view's configuration on the meta device: names and shapes, no numbers.
+
+    Its class and attention are those of ``like``.
+    """
     model: Any = like
     config = type(model.config).from_dict(dict(view.config))
     attention = getattr(model.config, "_attn_implementation", None)
@@ -119,7 +122,8 @@ def _shell(view: CheckpointView, like: torch.nn.Module) -> Any:
         config._attn_implementation = attention  # noqa: SLF001 - transformers has no public name
     build: Any = type(like)
     with torch.device("meta"):
-        return build(config)
+        made: torch.nn.Module = build(config)
+    return made
 
 
 def _tied_names(expected: Mapping[str, torch.Tensor]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from pytest_invarlock.policy.schema_check import dotted
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
-    from pytest_invarlock.plan import EditSpec
+    from pytest_invarlock.plan import EditSpec, Scenario
     from pytest_invarlock.policy.yaml_document import KeyPath, YamlDocument
 
 
@@ -50,6 +50,13 @@ def declared_kind(edit: EditSpec) -> str:
     if edit.name == "magnitude_prune" and edit.parameters.get("sparsity", 1) > LIGHT_PRUNING:
         return "any"
     return KINDS.get(edit.name, "any")
+
+
+def kind_of(scenario: Scenario) -> str:
+    """The kind of change that ``scenario`` declares: the one it names, else its edit's own."""
+    if scenario.edit is None or scenario.kind != "any":
+        return scenario.kind
+    return declared_kind(scenario.edit)
 
 
 def edit_names() -> list[str]:

@@ -221,8 +221,8 @@ def test_the_cache_is_looked_for_where_the_hub_client_keeps_it(
 @pytest.mark.parametrize(
     ("kind", "adapter", "metric"),
     [
-        (None, None, "ppl_causal"), ("auto", None, "ppl_causal"), (None, "hf_mlm", "ppl_mlm"),
-        ("auto", "hf_seq2seq", "ppl_seq2seq"), ("accuracy", "hf_seq2seq", "accuracy"),
+        (None, None, "auto"), ("auto", None, "auto"), (None, "hf_mlm", "auto"),
+        ("ppl_mlm", "hf_mlm", "ppl_mlm"), ("accuracy", "hf_seq2seq", "accuracy"),
     ],
 )  # fmt: skip
 def test_metric_and_adapter_reach_the_plan(
