@@ -133,11 +133,23 @@ def _check_named_files(config: pytest.Config, activation: Activation) -> None:
     for argument in config.args:
         head = str(argument).split("::", 1)[0]
         path = (config.invocation_params.dir / head).resolve()
-        if head.endswith(SUITE_FILE_SUFFIXES) or path in activation.files:
+        ours = head.endswith(SUITE_FILE_SUFFIXES) or path in activation.files
+        if ours or _is_plain_suite(path):
             from pytest_invarlock.policy.suite import load_suite_file
 
-            load_suite_file(path, activation.settings, config.invocation_params.dir)
+            suite = load_suite_file(path, activation.settings, config.invocation_params.dir)
             activation.files.add(path)
+            if suite.out is not None and activation.settings.text("out") is None:
+                activation.out = (config.invocation_params.dir / suite.out).absolute()
+
+
+def _is_plain_suite(path: Path) -> bool:
+    """Whether a YAML file of another name holds a suite or a run configuration."""
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    from pytest_invarlock.policy.run_configuration import names_a_suite
+
+    return names_a_suite(path)
 
 
 def _is_ours(argument: str) -> bool:

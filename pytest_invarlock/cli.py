@@ -11,7 +11,7 @@ from importlib import import_module
 from pytest_invarlock.errors import InvarlockError
 
 # Each has ``register(commands: CommandTable) -> None`` and imports nothing heavy to do so.
-COMMAND_MODULES = ("pytest_invarlock.evidence.commands",)
+COMMAND_MODULES = ("pytest_invarlock.evidence.commands", "pytest_invarlock.doctor.commands")
 EXIT_USAGE = 2
 EXIT_MISSING = 3
 EXIT_CRASHED = 70

@@ -63,7 +63,7 @@ class ModelCollector(pytest.Collector):
 
     def collect(self) -> Iterator[ScenarioCollector]:
         """One collector a scenario."""
-        for scenario in self.virtual.suite.scenarios:
+        for scenario in self.virtual.suite.scenarios_of(self.pair):
             node = ScenarioCollector.from_parent(self, name=scenario.name)
             node.pair = self.pair
             node.scenario = scenario

@@ -13,6 +13,7 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import ConfigError, EditError
 from pytest_invarlock.marker import Comparison, comparison_of, is_marker_test
 from pytest_invarlock.plan import EditSpec
+from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.stash import ACTIVATION
 from pytest_invarlock.workbench import workbench_of
 
@@ -48,7 +49,13 @@ class Lending:
         """The subject's own model, or a copy of the baseline that carries the edit."""
         scenario = self.comparison.scenario
         if scenario.edit is not None:
-            with self.bench.edited(scenario.edit) as subject:
+            with self.bench.applied(scenario.edit) as subject:
+                if subject.load_failure is not None:
+                    raise EditError(
+                        f"there is no subject to lend: {subject.load_failure}",
+                        remedy="measure it with invarlock, which reads its structure all the same",
+                        code="EDIT_STRUCTURAL",
+                    )
                 return copy.deepcopy(subject.loaded.model)
         plan = self.bench.plan
         return self.bench.adapter.load(
@@ -158,7 +165,7 @@ def comparison_plan(comparison: Comparison, node_id: str) -> dict[str, Any]:
         "scenarios": [
             {
                 "scenario": scenario.name,
-                "kind": scenario.kind,
+                "kind": kind_of(scenario),
                 "edit": scenario.edit.document() if scenario.edit is not None else None,
             }
         ],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.decision import SEVERITY, Decision, Outcome
 from pytest_invarlock.errors import InvarlockError, error_code
+from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
 from pytest_invarlock.stash import ACTIVATION, WORKBENCH
@@ -293,10 +294,11 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
         "scenarios": [
             {
                 "scenario": scenario.name,
-                "kind": scenario.kind,
+                "kind": kind_of(scenario),
                 "edit": scenario.edit.document() if scenario.edit is not None else None,
+                **({} if model is None else {"model": model}),
             }
-            for scenario in suite.scenarios
+            for model, scenario in suite.distinct_scenarios()
         ],
     }
 

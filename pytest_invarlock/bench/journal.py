@@ -39,7 +39,7 @@ class EditJournal:
         self._digests = digests
         self._tensors = model_tensors(model)
         self._saved: dict[str, torch.Tensor] = {}
-        self._storage: dict[int, str] = {}
+        self._storage: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -55,8 +55,10 @@ class EditJournal:
                 remedy="report this",
                 code="EDIT_SHAPE",
             )
-        # Tied names share storage: what was saved under one name must not be saved edited.
-        if self._storage.setdefault(tensor.data_ptr(), name) == name and name not in self._saved:
+        # Tied names share storage: what was saved under one name must not be saved edited. A tensor
+        # that overlaps an edited one is saved, and undone before it: `undo` goes backwards.
+        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        if self._storage.setdefault(place, name) == name and name not in self._saved:
             self._saved[name] = tensor.detach().clone()
         with torch.no_grad():
             tensor.copy_(value)

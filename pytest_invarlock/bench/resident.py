@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,21 +16,23 @@ from invarlock_guards.measure.invariants import ModelStructure, read_structure
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
 from pytest_invarlock.adapters.output_head import head_reproduces_logits, output_head
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
+from pytest_invarlock.bench.damaged_view import damaged_subject
 from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.function_state import function_state
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
+from pytest_invarlock.bench.subject import Subject
 from pytest_invarlock.bench.subject_pass import PairedArm, SubjectPass
 from pytest_invarlock.bench.tensor_digest import (
     combined_digest,
-    model_tensors,
-    tensor_digest,
+    edited_digests,
     tensor_digests,
 )
 from pytest_invarlock.core.determinism import device_identity, in_force
 from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.faults.structural import VIEW_FAULTS
 from pytest_invarlock.metrics.token_scoring import (
     Outputs,
     Reference,
@@ -67,16 +69,6 @@ class Counters:
     subject_loads: int = 0
     subject_passes: int = 0
     subject_windows: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Subject:
-    """A subject ready to be measured: the edited resident model, or another checkpoint."""
-
-    loaded: LoadedModel
-    digests: Mapping[str, str]
-    structure: ModelStructure
-    edit: Mapping[str, Any] | None
 
 
 @dataclass(eq=False, repr=False)
@@ -274,7 +266,7 @@ class Bench:
         subject_pass = SubjectPass(
             model=model,
             # An edit changes numbers, not how states become logits.
-            by_head=self.by_head(draw) if subject.edit else self._reproduces(model, draw),
+            by_head=self.by_head(draw) if subject.in_place else self._reproduces(model, draw),
             windows=windows,
             blocks={arm: self.draws.blocks(draw, arm, self.baseline) for arm in ARMS},
             baseline=evidence.scores,
@@ -294,12 +286,11 @@ class Bench:
         """The baseline's outputs: from kept states and its own head, else model beside model."""
         if vocabulary(subject.loaded.model) != vocabulary(self.baseline.model):
             return Reference(None)
-        edited = subject.edit is not None
         states, device = scores.states, self.baseline.device
         if states is not None:
-            head = self._head if edited else output_head(self.baseline.model)
+            head = self._head if subject.in_place else output_head(self.baseline.model)
             return Reference(lambda _, there: Outputs(states[there].to(device), head))
-        beside = self._twin if edited else self.baseline.model
+        beside = self._twin if subject.in_place else self.baseline.model
         return Reference(lambda batch, _: model_outputs(beside, batch, by_head=False))
 
     def _keep_own_side(self) -> None:
@@ -311,6 +302,10 @@ class Bench:
 
     def _advance(self, stage: str, before: int, total: int, done: int) -> None:
         self.progress(stage, before + done, total)
+
+    def applied(self, spec: EditSpec) -> AbstractContextManager[Subject]:
+        """The baseline with ``spec``: `edited`, or a `damaged_view` for a structural fault."""
+        return self.damaged_view(spec) if spec.name in VIEW_FAULTS else self.edited(spec)
 
     @contextmanager
     def edited(self, spec: EditSpec) -> Iterator[Subject]:
@@ -334,9 +329,10 @@ class Bench:
             coverage = apply_edit(spec, journal)
             yield Subject(
                 loaded=loaded,
-                digests=self._edited_digests(journal),
+                digests=edited_digests(loaded.model, journal.touched, self._digests),
                 structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
                 edit=coverage,
+                in_place=True,
             )
         finally:
             self._edit_is_open = False
@@ -346,13 +342,20 @@ class Bench:
                 self.drop()
                 raise
 
-    def _edited_digests(self, journal: EditJournal) -> dict[str, str]:
-        tensors = model_tensors(journal.model)
-        written = {tensors[name].data_ptr() for name in journal.touched}
-        return {
-            name: tensor_digest(tensor) if tensor.data_ptr() in written else self._digests[name]
-            for name, tensor in tensors.items()
-        }
+    @contextmanager
+    def damaged_view(self, spec: EditSpec) -> Iterator[Subject]:
+        """The baseline's checkpoint with structural fault ``spec``; the resident is not touched.
+
+        Raises:
+            EditError: there is nothing in this checkpoint that the fault could strike.
+        """
+        subject = damaged_subject(spec, self.baseline, self.digests)
+        self.log("subject_view", pair=self.pair.name)
+        try:
+            yield subject
+        finally:
+            del subject
+            free_memory()
 
     @contextmanager
     def checkpoint(self, reference: str) -> Iterator[Subject]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
@@ -33,6 +33,18 @@ def tensor_digests(model: torch.nn.Module) -> dict[str, str]:
             by_storage[key] = tensor_digest(tensor)
         digests[name] = by_storage[key]
     return digests
+
+
+def edited_digests(
+    model: torch.nn.Module, touched: Iterable[str], known: Mapping[str, str]
+) -> dict[str, str]:
+    """The digests after an edit of the tensors ``touched``; the others' are ``known``."""
+    tensors = model_tensors(model)
+    written = {tensors[name].data_ptr() for name in touched}
+    return {
+        name: tensor_digest(tensor) if tensor.data_ptr() in written else known[name]
+        for name, tensor in tensors.items()
+    }
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:

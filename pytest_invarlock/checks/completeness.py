@@ -50,7 +50,9 @@ def _without_final(check: str, facts: Facts) -> CheckDecision:
             "losses of other tokens cannot be compared",
             {"match_fraction": match},
         )  # fmt: skip
-    return CheckDecision(check, Outcome.ERROR, "not_evaluated", "the record holds no final arm")
+    why = facts.divergence.get("not_evaluated")
+    text = "the record holds no final arm" + (f": {why}" if why else "")
+    return CheckDecision(check, Outcome.ERROR, "not_evaluated", text)
 
 
 def _incomplete(facts: Facts) -> str | None:

@@ -15,7 +15,7 @@ import torch
 from invarlock_guards.measure.invariants import measure_invariants
 
 from pytest_invarlock.bench.draws import metric_of
-from pytest_invarlock.bench.resident import Bench, Subject
+from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.core.determinism import (
     determinism_in_force,
@@ -26,6 +26,7 @@ from pytest_invarlock.core.determinism import (
 from pytest_invarlock.core.pairing import match_fraction
 from pytest_invarlock.errors import MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
 from pytest_invarlock.records import Facts, Record
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from invarlock_guards.measure.invariants import ModelStructure
 
     from pytest_invarlock.bench.baseline_cache import BaselineEvidence
+    from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.bench.subject_pass import PairedArm
     from pytest_invarlock.data import WindowSet
     from pytest_invarlock.plan import Arm, MeasurementPlan, Pair, Scenario
@@ -53,7 +55,8 @@ def measure(
 
     Args:
         pair: the baseline and its name.
-        scenario: an edit to apply in place (and undo), or a checkpoint to load.
+        scenario: an edit to apply in place (and undo), a structural fault to apply to a view of
+            the checkpoint, or a checkpoint to load.
         plan: what to measure; ``plan.draw`` selects the windows.
         bench: the pair's resident bench; None makes one for this call.
         salt: the run's salt for keyed hashes of windows and host among the observations; None
@@ -136,7 +139,7 @@ def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: st
         model=pair.name,
         scenario=scenario.name,
         draw=plan.draw,
-        kind=scenario.kind,
+        kind=kind_of(scenario),
         plan=_plan_document(plan, None, None, scenario, {}, None),
         baseline={},
         subject={},
@@ -152,7 +155,7 @@ def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: st
 
 def _subject(bench: Bench, scenario: Scenario) -> AbstractContextManager[Subject]:
     if scenario.edit is not None:
-        return bench.edited(scenario.edit)
+        return bench.applied(scenario.edit)
     if scenario.subject is None:
         raise MeasurementError("a scenario without a subject", remedy="name an edit or a subject")
     return bench.checkpoint(scenario.subject)
@@ -169,7 +172,8 @@ def _facts(
     guards = {"invariants": measure_invariants(bench.structure, subject.structure)}
     match, notes = match_fraction(bench, subject.loaded, draw)
     # Losses of another tokenizer's tokens are about other events: none are taken.
-    measured = bench.measure_subject(subject, draw) if match == 1.0 else {}
+    comparable = match == 1.0 and subject.load_failure is None
+    measured = bench.measure_subject(subject, draw) if comparable else {}
     arms = {arm: paired.losses(windows.arms[arm]) for arm, paired in measured.items()}
     baseline = _identity(bench.baseline, bench.digests, bench.structure)
     data_digest = bench.draws.data_digest(draw, bench.baseline)
@@ -177,7 +181,7 @@ def _facts(
         model=bench.pair.name,
         scenario=scenario.name,
         draw=draw,
-        kind=scenario.kind,
+        kind=kind_of(scenario),
         plan=_plan_document(
             _measured_plan(bench, draw, windows),
             bench.draws.source_identity(draw),
@@ -203,12 +207,16 @@ def _facts(
         },
         arms=arms,
         guards=guards,
-        divergence=_divergence(measured, evidence),
+        divergence=_divergence(subject, measured, evidence),
         noise_floor=evidence.noise_floor,
     )
 
 
-def _divergence(measured: Mapping[Arm, PairedArm], evidence: BaselineEvidence) -> dict[str, Any]:
+def _divergence(
+    subject: Subject, measured: Mapping[Arm, PairedArm], evidence: BaselineEvidence
+) -> dict[str, Any]:
+    if subject.load_failure is not None:
+        return {"not_evaluated": subject.load_failure}
     if not measured:
         return {"not_evaluated": "the subject cannot be measured on the baseline's windows"}
     if any(paired.kl is None for paired in measured.values()):

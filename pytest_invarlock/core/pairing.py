@@ -19,7 +19,8 @@ def match_fraction(bench: Bench, subject: LoadedModel, draw: int) -> tuple[float
     documents are tokenised by the subject's own tokenizer and the windows compared.
 
     Raises:
-        DataError: ``PAIRING_MISMATCH`` under strict pairing, naming the windows that differ.
+        DataError: ``PAIRING_MISMATCH`` under strict pairing, naming the windows that differ where
+            the subject's tokenizer is at hand.
     """
     baseline = bench.baseline
     unreadable = _unreadable(bench, subject, draw)
@@ -27,6 +28,14 @@ def match_fraction(bench: Bench, subject: LoadedModel, draw: int) -> tuple[float
         return 0.0, (unreadable,)
     if subject.tokenizer_fingerprint == baseline.tokenizer_fingerprint:
         return 1.0, ()
+    if subject.tokenizer is None and not bench.plan.strict_pairing:
+        return 0.0, ("the subject's tokenizer is another, and not at hand to make the windows",)
+    if subject.tokenizer is None:
+        raise DataError(
+            "the subject's tokenizer is another, and not at hand to make the windows",
+            remedy="leave out strict pairing, or give the subject the baseline's tokenizer",
+            code="PAIRING_MISMATCH",
+        )
     if bench.draws.is_given(draw):
         return 0.0, ("ready-made windows cannot be made again by the subject's other tokenizer",)
     windows = bench.windows(draw)

@@ -19,8 +19,9 @@ from pytest_invarlock.data.windows import MIN_SCORED_TOKENS
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Decision, Outcome
 from pytest_invarlock.edits import apply_edit
-from pytest_invarlock.errors import ConfigError, DataError
+from pytest_invarlock.errors import ConfigError, DataError, EditError
 from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.faults.structural import VIEW_FAULTS
 from pytest_invarlock.plan import (
     DataSource,
     EditSpec,
@@ -75,6 +76,7 @@ class CoreRunner:
         Raises:
             DataError: no calibration data, or fewer windows than asked for.
             ConfigError: a guard this version does not have.
+            EditError: ``EDIT_STRUCTURAL`` for a fault that no resident model can carry.
         """
         unknown = [guard.name for guard in guards if guard.name not in BUILT_IN_GUARDS]
         if unknown:
@@ -82,6 +84,12 @@ class CoreRunner:
                 f"guard {unknown[0]!r} cannot be run by this version",
                 remedy=f"pass only: {', '.join(BUILT_IN_GUARDS)}",
                 code="UNKNOWN_GUARD",
+            )
+        if edit.name in VIEW_FAULTS:
+            raise EditError(
+                f"{edit.name} damages a checkpoint's structure, and a resident model has none",
+                remedy="measure it as a scenario of a suite",
+                code="EDIT_STRUCTURAL",
             )
         if model.training:
             raise ConfigError(

@@ -300,10 +300,13 @@ def _compare_manifest(
 
 def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
     """The scenarios as told beside what the records say was done."""
-    told = {entry["scenario"]: entry for entry in _document(pack, SCENARIOS)["scenarios"]}
+    told = {
+        (entry.get("model"), entry["scenario"]): entry
+        for entry in _document(pack, SCENARIOS)["scenarios"]
+    }
     findings = []
     for facts in (record.facts for record in records):
-        entry = told.get(facts.scenario)
+        entry = told.get((facts.model, facts.scenario), told.get((None, facts.scenario)))
         subject = facts.plan["subject"]
         edit = subject if "name" in subject else None
         if entry is None or entry["kind"] != facts.kind or entry["edit"] != edit:

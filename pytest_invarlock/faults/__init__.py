@@ -1,1 +1,1 @@
-"""Faults: damage injected on purpose, to show that checks can fail."""
+"""Faults, injected on purpose to show that checks can fail, and controls that must not fail."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 NAMED_LENGTHS: Mapping[Convention, int] = {"llama.cpp-512": 512, "gptq-2048": 2048}
 """The window length, and step, that a named convention fixes, in tokens."""
 DEFAULT_PRESET = "causal"
+_MAPPING = re.compile(r"\s*(?:\{|[a-z_]+:\s+\S)")
 _WIKITEXT_FOLDERS = ("datasets--Salesforce--wikitext", "datasets--wikitext")
 
 
@@ -219,7 +221,7 @@ def _command_line(settings: Settings) -> list[DatasetLayer]:
     if text is None:
         return []
     origin = settings.made["dataset"].origin
-    if text.lstrip().startswith("{"):
+    if _MAPPING.match(text):
         return [DatasetLayer(_checked(_parsed(text, origin)), Path.cwd(), origin)]
     kind, colon, argument = text.partition(":")
     if kind not in KINDS and Path(text).suffix in (".yaml", ".yml", ".json"):

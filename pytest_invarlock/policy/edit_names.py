@@ -1,7 +1,11 @@
-"""Which edits and faults a suite file may name, and with which parameters; no torch needed."""
+"""Which edits and faults a suite file may name, with which parameters, and of which kind they are.
+
+No torch needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import ConfigError
@@ -10,8 +14,49 @@ from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.schema_check import dotted
 
 if TYPE_CHECKING:
-    from pytest_invarlock.plan import EditSpec
+    from jsonschema import ValidationError
+
+    from pytest_invarlock.plan import EditSpec, Scenario
     from pytest_invarlock.policy.yaml_document import KeyPath, YamlDocument
+
+
+KINDS: Mapping[str, str] = {
+    "noop": "cast",
+    "dtype_round_trip": "cast",
+    "dtype_change": "cast",
+    "fp8_quant": "quantize8",
+    "quant_rtn": "quantize4",
+    "magnitude_prune": "prune",
+    "rescale_gated_pair": "reparametrized",
+    "permute_mlp_neurons": "reparametrized",
+    "rotate_value_output_heads": "reparametrized",
+    "fold_norm_gain": "reparametrized",
+}
+"""The kind of change each edit declares to the guards; what is not listed is of kind ``any``."""
+
+LIGHT_PRUNING = 0.30
+"""Up to this sparsity the guards' limits for ``prune`` hold; beyond it, those for ``any``."""
+
+
+def declared_kind(edit: EditSpec) -> str:
+    """The kind of change that ``edit``, with its parameters, declares: a word of `KINDS`' values.
+
+    Round-to-nearest is ``quantize8`` from 8 bits, ``quantize4`` from 4, and ``any`` below;
+    pruning beyond `LIGHT_PRUNING` is ``any``, as is a low-rank approximation.
+    """
+    if edit.name == "quant_rtn":
+        bits = edit.parameters.get("bitwidth", edit.parameters.get("bits", 0))
+        return "quantize8" if bits >= 8 else KINDS[edit.name] if bits >= 4 else "any"
+    if edit.name == "magnitude_prune" and edit.parameters.get("sparsity", 1) > LIGHT_PRUNING:
+        return "any"
+    return KINDS.get(edit.name, "any")
+
+
+def kind_of(scenario: Scenario) -> str:
+    """The kind of change that ``scenario`` declares: the one it names, else its edit's own."""
+    if scenario.edit is None or scenario.kind != "any":
+        return scenario.kind
+    return declared_kind(scenario.edit)
 
 
 def edit_names() -> list[str]:
@@ -40,11 +85,12 @@ def check_edit(edit: EditSpec, document: YamlDocument, path: KeyPath) -> None:
                 else f"{edit.name} takes no parameters",
                 code="UNKNOWN_KEY",
             )
-    for error in strict_validator()(rules).iter_errors(dict(edit.parameters)):
+    error = _first_error(edit)
+    if error is not None:
         at = (*path, "plan", *error.absolute_path)
         raise ConfigError(
-            f"{document.name}:{document.line_of(at)}: {dotted(at)}: {error.message}",
-            remedy=str(error.schema.get("description", f"see the parameters of {edit.name}")),
+            f"{document.name}:{document.line_of(at)}: {dotted(at)}: {_message(error)}",
+            remedy=_description(error) or f"see the parameters of {edit.name}",
             code="BAD_VALUE",
         )
 
@@ -65,8 +111,23 @@ def edit_problem(edit: EditSpec) -> tuple[str, str] | None:
 
 def parameter_problem(edit: EditSpec) -> str | None:
     """What is wrong with the parameters of a known edit, in a phrase; None where nothing is."""
-    error = next(
-        strict_validator()(schema("edits")["$defs"][edit.name]).iter_errors(dict(edit.parameters)),
-        None,
+    error = _first_error(edit)
+    return None if error is None else _message(error)
+
+
+def _first_error(edit: EditSpec) -> ValidationError | None:
+    rules = {**schema("edits"), "$ref": f"#/$defs/{edit.name}"}
+    found: ValidationError | None = next(
+        strict_validator()(rules).iter_errors(dict(edit.parameters)), None
     )
-    return None if error is None else str(error.message)
+    return found
+
+
+def _message(error: ValidationError) -> str:
+    # What jsonschema says of "not" names neither key nor reason; the schema's description does.
+    return _description(error) if error.validator == "not" else str(error.message)
+
+
+def _description(error: ValidationError) -> str:
+    rules = error.schema
+    return str(rules.get("description", "")) if isinstance(rules, Mapping) else ""

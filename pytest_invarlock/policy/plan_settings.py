@@ -81,7 +81,7 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
             or run.get("determinism", profile.determinism),
         ),
         batch_tokens=batch,
-        notes=resolved.notes,
+        notes=(*settings.notes, *resolved.notes),
     )  # fmt: skip
 
 

@@ -34,15 +34,14 @@ def _config_error(document: YamlDocument, error: jsonschema.ValidationError) -> 
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = sorted(_properties(error))
         unknown = next(key for key in error.instance if key not in known)
-        line = document.line_of((*path, unknown))
         return ConfigError(
-            f"{document.name}:{line}: unknown key {dotted((*path, unknown))!r}",
+            f"{document.place((*path, unknown))}: unknown key {dotted((*path, unknown))!r}",
             remedy=nearest(unknown, known, "key"),
             code="UNKNOWN_KEY",
         )
     where = dotted(path) or "the document"
     return ConfigError(
-        f"{document.name}:{document.line_of(path)}: {where}: {error.message}",
+        f"{document.place(path)}: {where}: {error.message}",
         remedy=str(_rules(error).get("description", "see the grammar of suite files")),
         code="BAD_VALUE",
     )

@@ -6,6 +6,7 @@ Every setting ``x-y`` is option ``--invarlock-x-y``, ini ``invarlock_x_y`` and e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -49,6 +50,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
                 "Data: wikitext2, hf_text:NAME, local_jsonl:FILE, pydoc, …", "suite's"),
     SettingSpec("preset", "NAME|FILE|DIR",
                 "Data, lengths, metric: causal, masked, seq2seq, accuracy", "suite's"),
+    SettingSpec("tuned", "FILE", "Parameters of clean edits, in the original's format", "shipped"),
     SettingSpec("adapter", "NAME", "auto, hf_causal, hf_mlm, hf_seq2seq, or an installed one",
                 "auto"),
     SettingSpec("preview-windows", "N", "Windows of the preview arm", "profile's"),
@@ -80,6 +82,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("list-suites", "", "List the shipped suites and exit", "off", flag=True),
 )  # fmt: skip
 SPECS: Mapping[str, SettingSpec] = {spec.name: spec for spec in SETTINGS}
+_OURS = frozenset(spec.environment for spec in SETTINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings made on the command line, in the environment or in an ini file."""
+    """All settings made on the command line, in the environment or in an ini file.
+
+    ``notes`` tell which were made under a name of the original.
+    """
 
     made: Mapping[str, Setting] = field(default_factory=dict)
     in_ci: bool = False
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise ConfigError for a flag that is neither on nor off, or a word that is no choice."""
@@ -165,18 +172,57 @@ def collect_settings(
 ) -> Settings:
     """Gather every setting by precedence: ``option`` and ``ini`` answer by ``dest`` name."""
     made: dict[str, Setting] = {}
+    notes: list[str] = []
     for spec in SETTINGS:
+        old_name, old_value = _old_name(spec, environment)
         for value, origin in (
             (option(spec.dest), f"--invarlock-{spec.name}"),
             (environment.get(spec.environment), spec.environment),
+            (old_value, old_name),
             (ini(spec.dest), f"ini {spec.dest}"),
         ):
             values = _as_texts(value, spec)
             if values:
                 made[spec.name] = Setting(values, origin)
+                if origin == old_name:
+                    notes.append(f"{old_name} is read as {spec.environment}")
                 break
+    if "dataset" in made:
+        made["dataset"], names = _with_arguments(made["dataset"], environment)
+        notes += names
     in_ci = environment.get("CI", "").lower() not in ("", "0", "false", "no")
-    return Settings(made, in_ci=in_ci)
+    return Settings(made, in_ci=in_ci, notes=tuple(notes))
+
+
+def _old_name(spec: SettingSpec, environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """The name of the original under which a setting is made, and its value."""
+    if not _may_be_old(environment):
+        return "", None
+    from pytest_invarlock.policy.migration import alias_of
+
+    return alias_of(spec.name, environment) or ("", None)
+
+
+def _with_arguments(dataset: Setting, environment: Mapping[str, str]) -> tuple[Setting, list[str]]:
+    """``dataset``, where it is a bare kind, with the arguments that old variables give."""
+    if not _may_be_old(environment):
+        return dataset, []
+    from pytest_invarlock.policy.migration import provider_arguments
+
+    kind = dataset.values[-1]
+    arguments = provider_arguments(kind, environment)
+    if not arguments:
+        return dataset, []
+    text = json.dumps({"kind": kind, **arguments})
+    note = f"dataset: {', '.join(arguments)} of {kind} are read from variables of the original"
+    return Setting((text,), dataset.origin), [note]
+
+
+def _may_be_old(environment: Mapping[str, str]) -> bool:
+    """Whether any variable may be one of the original's; spares sessions reading the table."""
+    return any(
+        name.startswith(("PACK_", "INVARLOCK_")) and name not in _OURS for name in environment
+    )
 
 
 def _as_texts(value: object, spec: SettingSpec) -> tuple[str, ...]:

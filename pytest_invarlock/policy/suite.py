@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.path_names import check_distinct
-from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair, Scenario
+from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.extended_document import extended
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.plan_settings import build_plan, build_policy
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
+from pytest_invarlock.policy.run_configuration import (
+    is_run_configuration,
+    only_scenario,
+    run_notes,
+    suite_value,
+)
 from pytest_invarlock.policy.schema_check import check_document
 from pytest_invarlock.policy.sequential_settings import with_sequence
+from pytest_invarlock.policy.suite_scenarios import (
+    ScenarioEntry,
+    located,
+    scenario_entries,
+    selected,
+)
+from pytest_invarlock.policy.tuned import TunedParameters, is_clean, tuned_notes
 from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_invarlock.policy.settings import Settings
 
 COMPARE = "compare"
 KINDS = ("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge", "reparametrized")
-_CATEGORY = {
-    Strictness.MUST_PASS: "clean",
-    Strictness.MUST_FAIL: "stress",
-    Strictness.MUST_DETECT: "error",
-    Strictness.INFORMATIONAL: "stress",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,9 @@ class Suite:
     """What a run measures and demands.
 
     ``node_prefix`` heads its node ids; ``path`` exists on disk and stands for it there;
-    ``draws`` is how many window draws each scenario is measured on.
+    ``draws`` is how many window draws each scenario is measured on; ``out`` is the folder that the
+    file itself wants its results in. ``own`` holds, by the names of pair and scenario, those that
+    another model measures with other parameters.
     """
 
     name: str
@@ -50,6 +60,8 @@ class Suite:
     plan: MeasurementPlan
     policy: DecisionPolicy
     draws: int = 1
+    out: str | None = None
+    own: Mapping[tuple[str, str], Scenario] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -72,8 +84,23 @@ class Suite:
     def planned(self) -> Iterator[tuple[Pair, Scenario]]:
         """Every (pair, scenario) in order."""
         for pair in self.pairs:
-            for scenario in self.scenarios:
+            for scenario in self.scenarios_of(pair):
                 yield pair, scenario
+
+    def scenarios_of(self, pair: Pair) -> tuple[Scenario, ...]:
+        """The scenarios of one pair, in order."""
+        return tuple(self.own.get((pair.name, s.name), s) for s in self.scenarios)
+
+    def distinct_scenarios(self) -> list[tuple[str | None, Scenario]]:
+        """Every scenario once; with the model's name where the models measure different ones."""
+        found: list[tuple[str | None, Scenario]] = []
+        for index, scenario in enumerate(self.scenarios):
+            of_models = [(pair.name, self.scenarios_of(pair)[index]) for pair in self.pairs]
+            if all(other == scenario for _, other in of_models):
+                found.append((None, scenario))
+            else:
+                found += of_models
+        return found
 
     def node_ids(self) -> list[str]:
         """Every item's node id in order."""
@@ -181,13 +208,6 @@ def _unique(labels: list[str]) -> list[str]:
     return unique
 
 
-def _located(reference: str, folder: Path) -> str:
-    """A model reference of a suite file: ``./`` and ``../`` start at the file's folder."""
-    if reference.startswith(("./", "../")):
-        return str((folder / reference).resolve())
-    return reference
-
-
 def _shipped_path(name: str) -> Path:
     from importlib.resources import files
 
@@ -195,91 +215,67 @@ def _shipped_path(name: str) -> Path:
 
 
 def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) -> Suite:
-    check_document(document, "suite")
-    value = document.value
-    models = list(settings.texts("model")) or [
-        _located(model, path.parent) for model in value["models"]
-    ]
+    folder = path.parent
+    document = extended(document, folder)
+    notes: tuple[str, ...] = ()
+    if is_run_configuration(document.value):
+        value = suite_value(document, folder)
+        entries = selected([only_scenario(document, folder)], document.name, settings)
+        notes = run_notes(document.value)
+    else:
+        check_document(document, "suite")
+        value = document.value
+        entries = scenario_entries(document, settings, folder)
+    models = list(settings.texts("model")) or [located(model, folder) for model in value["models"]]
     pairs = tuple(
         Pair(label, reference)
         for label, reference in zip(
             _unique([display_name(model) for model in models]), models, strict=True
         )
     )
-    scenarios = _selected(document, settings, path.parent)
     check_distinct((pair.name for pair in pairs), "model")
-    check_distinct((scenario.name for scenario, _ in scenarios), "scenario")
+    check_distinct((entry.scenario.name for entry in entries), "scenario")
     expectations = {
-        (pair.name, scenario.name): expected for pair in pairs for scenario, expected in scenarios
+        (pair.name, entry.scenario.name): entry.expectation_of(pair.baseline)
+        for pair in pairs
+        for entry in entries
     }
-    policy = build_policy(value, settings, expectations, path.parent)
-    plan = with_sequence(build_plan(value, settings, path.parent), policy, settings)
+    own, tuned = _clean_edits(pairs, entries, settings)
+    policy = build_policy(value, settings, expectations, folder)
+    plan = with_sequence(build_plan(value, settings, folder), policy, settings)
     return Suite(
         name=value["name"],
         node_prefix=prefix,
         path=path,
         pairs=pairs,
-        scenarios=tuple(scenario for scenario, _ in scenarios),
-        plan=plan,
+        scenarios=tuple(
+            own.get((pairs[0].name, entry.scenario.name), entry.scenario) for entry in entries
+        ),
+        plan=replace(plan, notes=(*plan.notes, *notes, *tuned)),
         policy=policy,
         draws=settings.number("repeats") or value.get("run", {}).get("repeats", 1),
+        out=document.value.get("output", {}).get("dir"),
+        own=own,
     )
 
 
-def _selected(
-    document: YamlDocument, settings: Settings, folder: Path
-) -> list[tuple[Scenario, Expectation]]:
-    parsed = [
-        _scenario(document, index, entry, folder)
-        for index, entry in enumerate(document.value["scenarios"])
+def _clean_edits(
+    pairs: Sequence[Pair], entries: Sequence[ScenarioEntry], settings: Settings
+) -> tuple[dict[tuple[str, str], Scenario], tuple[str, ...]]:
+    """The scenarios with ``clean: true``, with the parameters of each model; and notes."""
+    own: dict[tuple[str, str], Scenario] = {}
+    found: dict[tuple[str, str], str] = {}
+    clean = [
+        (entry.scenario, entry.scenario.edit)
+        for entry in entries
+        if entry.scenario.edit is not None and is_clean(entry.scenario.edit)
     ]
-    ids = [scenario.name for scenario, _ in parsed]
-    for index, name in enumerate(ids):
-        if name in ids[:index]:
-            line = document.line_of(("scenarios", index, "id"))
-            raise ConfigError(
-                f"{document.name}:{line}: scenario id {name!r} stands twice",
-                remedy="give every scenario its own id",
-            )
-    wanted = settings.texts("scenario")
-    for name in wanted:
-        if name not in ids:
-            raise ConfigError(
-                f"{settings.made['scenario'].origin}: {document.name} has no scenario {name!r}",
-                remedy=nearest(name, ids, "scenario"),
-                code="UNKNOWN_SCENARIO",
-            )
-    return [entry for entry in parsed if not wanted or entry[0].name in wanted]
-
-
-def _scenario(
-    document: YamlDocument, index: int, entry: dict[str, Any], folder: Path
-) -> tuple[Scenario, Expectation]:
-    from pytest_invarlock.policy.edit_names import check_edit
-
-    edit = None
-    if "edit" in entry:
-        edit = EditSpec(entry["edit"]["name"], dict(entry["edit"].get("plan") or {}))
-        check_edit(edit, document, ("scenarios", index, "edit"))
-    scenario = Scenario(
-        entry["id"],
-        edit=edit,
-        subject=_located(entry["subject"], folder) if "subject" in entry else None,
-        kind=entry.get("kind", "any"),
-    )
-    strictness = Strictness(entry["strictness"])
-    detectors = entry.get("detectors", {})
-    if detectors and strictness is Strictness.MUST_PASS:
-        line = document.line_of(("scenarios", index, "detectors"))
-        raise ConfigError(
-            f"{document.name}:{line}: scenarios[{index}].detectors: "
-            "a scenario that must pass has none",
-            remedy="drop the key, or make it must_fail or must_detect",
-        )
-    expected = Expectation(
-        category=entry.get("category", _CATEGORY[strictness]),
-        strictness=strictness,
-        detectors_any=tuple(detectors.get("any", ())),
-        detectors_all=tuple(detectors.get("all", ())),
-    )
-    return scenario, expected
+    if not clean and settings.text("tuned") is None:
+        return own, ()
+    parameters = TunedParameters(settings)
+    for pair in pairs:
+        for scenario, edit in clean:
+            tuned = parameters.resolved(edit, pair.baseline)
+            own[(pair.name, scenario.name)] = replace(scenario, edit=tuned.edit)
+            found[(pair.name, edit.name)] = tuned.source
+    return own, tuned_notes(found)

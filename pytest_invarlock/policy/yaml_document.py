@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -30,17 +30,32 @@ _SPECIAL_FLOAT = re.compile(r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """A parsed mapping and the 1-based line on which each key path stands."""
+    """A parsed mapping and the 1-based line on which each key path stands.
+
+    ``origins`` names the file of the paths that another file than ``name`` gave.
+    """
 
     name: str
     value: dict[str, Any]
     lines: Mapping[KeyPath, int]
+    origins: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def line_of(self, path: KeyPath) -> int:
         """The line of ``path``, or of its nearest recorded parent."""
+        return self.lines.get(self._recorded(path), 1)
+
+    def seen_from(self, path: KeyPath) -> YamlDocument:
+        """The document under the name of the file that gave ``path``, for errors there."""
+        return replace(self, name=self.origins.get(self._recorded(path), self.name))
+
+    def place(self, path: KeyPath) -> str:
+        """``file:line`` of ``path``."""
+        return f"{self.seen_from(path).name}:{self.line_of(path)}"
+
+    def _recorded(self, path: KeyPath) -> KeyPath:
         while path and path not in self.lines:
             path = path[:-1]
-        return self.lines.get(path, 1)
+        return path
 
 
 def load_yaml(path: Path) -> YamlDocument:

@@ -47,10 +47,12 @@ def test_a_failed_undo_drops_the_resident_model(
         self._tensors[name].data.copy_(value)
 
     monkeypatch.setattr(EditJournal, "write", forgetful)
-    monkeypatch.setitem(
-        registry.EDITS, "magnitude_prune",
-        lambda j, **_: (j.write(GATE, torch.zeros(48, 32)), j._saved[GATE].fill_(1.0)),
-    )  # fmt: skip
+
+    def spoils(j: EditJournal, **_: object) -> None:
+        j.write(GATE, torch.zeros(48, 32))
+        j._saved[GATE].fill_(1.0)
+
+    monkeypatch.setitem(registry.EDITS, "magnitude_prune", spoils)
     with pytest.raises(EditError) as caught, bench.edited(PRUNE):
         pass
     assert caught.value.code == "UNDO_FAILED"
@@ -153,6 +155,79 @@ def test_tied_weights_change_and_return_together(names: list[str], tiny_model: A
     written.undo()
     assert tensor_digests(model) == before
     assert model.lm_head.weight.data_ptr() == model.transformer.wte.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "names", [["whole", "part"], ["part", "whole"], ["whole", "part", "whole"]]
+)
+def test_tensors_that_overlap_return_too(names: list[str]) -> None:
+    model = torch.nn.Module()
+    model.register_buffer("whole", torch.arange(12.0).reshape(4, 3))
+    model.register_buffer("part", model.get_buffer("whole")[:2])
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    for factor, name in enumerate(names, start=2):
+        written.write(name, model.get_buffer(name) * factor)
+    written.undo()
+    assert tensor_digests(model) == before
+
+
+def test_buffers_and_stacked_experts_return(bench: Bench) -> None:
+    model = torch.nn.BatchNorm1d(4)
+    model.experts = torch.nn.Parameter(torch.randn(3, 4, 5).transpose(1, 2))
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    written.write("running_mean", torch.ones(4))
+    written.write("num_batches_tracked", torch.tensor(7))
+    written.write("experts", torch.zeros(3, 5, 4))
+    changes = written.changes()
+    assert (changes.n_tensors_changed, changes.n_parameters_changed) == (3, 4 + 1 + 60)
+    written.undo()
+    assert tensor_digests(model) == before
+
+
+@pytest.mark.parametrize("n_writes", [0, 1, 5, 13])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize(
+    "spec",
+    [PRUNE, EditSpec("fp8_quant"), EditSpec("permute_mlp_neurons"), EditSpec("swap_layers")],
+    ids=lambda spec: spec.name,
+)
+def test_an_edit_interrupted_between_its_writes_is_undone(
+    spec: EditSpec, error: type[BaseException], n_writes: int, bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    resident, write, done = bench.baseline, EditJournal.write, []
+
+    def interrupted(self: EditJournal, name: str, value: torch.Tensor) -> None:
+        write(self, name, value)
+        done.append(name)
+        if len(done) > n_writes:
+            raise error
+
+    if spec.name == "permute_mlp_neurons":
+        n_writes = min(n_writes, 5)
+    monkeypatch.setattr(EditJournal, "write", interrupted)
+    with pytest.raises(error), bench.edited(spec):
+        pytest.fail("the edit broke off")
+    assert len(done) == n_writes + 1
+    assert bench.unchanged()
+    assert bench.baseline is resident
+
+
+def test_an_undo_that_is_interrupted_drops_the_resident_model(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tensor_digests(bench.baseline.model)
+
+    def interrupted(_self: EditJournal) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EditJournal, "undo", interrupted)
+    with pytest.raises(KeyboardInterrupt), bench.edited(PRUNE):
+        pass
+    assert bench._loaded is None
+    assert tensor_digests(bench.baseline.model) == original
 
 
 def test_writing_twice_keeps_the_first_bits(tiny_model: Any) -> None:

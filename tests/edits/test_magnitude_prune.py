@@ -104,3 +104,22 @@ def test_each_projection_loses_its_exact_share(kind: str, tiny_model: Any) -> No
         for n, p in model.named_parameters()
         if p.ndim == 2 and ("proj" in n or "c_" in n)
     )
+
+
+def test_each_expert_loses_its_own_share(architecture: Any) -> None:
+    before, model = architecture("mixtral"), architecture("mixtral")
+    # One loud expert would keep all its weights if the stack were pruned as one.
+    name = "model.layers.0.mlp.experts.down_proj"
+    for each in (before, model):
+        each.get_parameter(name)[2] *= 100
+    found = apply_edit(EditSpec("magnitude_prune", {"sparsity": 0.3}), journal(model))
+    for expert in range(4):
+        old = before.get_parameter(name)[expert].numpy()
+        np.testing.assert_array_equal(model.get_parameter(name)[expert].numpy(), by_loops(old, 0.3))
+    assert found["details"]["zero_share"] == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_the_largest(bad: float) -> None:
+    weight = torch.tensor([[bad, 1.0, -2.0, 3.0]])
+    assert (pruned(weight, 0.5)[0, 1:] == torch.tensor([0.0, 0.0, 3.0])).all()

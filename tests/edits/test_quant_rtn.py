@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays_of
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.tensor_digest import tensor_digests
 from pytest_invarlock.edits import apply_edit
-from pytest_invarlock.edits.quant_rtn import round_to_nearest
+from pytest_invarlock.edits.quant_rtn import clip_quantiles, round_to_nearest
 from pytest_invarlock.errors import EditError
 from pytest_invarlock.plan import EditSpec
 
@@ -44,11 +44,28 @@ def journal(model: Any) -> EditJournal:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"bits": 8}, {}, {"bitwidth": 8, "groups": 4}], ids=["unknown", "none", "extra"]
+    "parameters",
+    [
+        {},
+        {"bitwidth": 8, "groups": 4},
+        {"bitwidth": 8, "bits": 8},
+        {"bitwidth": 1},
+        {"bitwidth": 9},
+        {"bitwidth": 8, "group_size": 0},
+        {"bitwidth": 8, "group_size": 4, "group": 4},
+        {"bitwidth": 8, "group_size": 4, "per_channel": False},
+        {"bitwidth": 8, "clamp_ratio": 0.6},
+        {"bitwidth": 8, "scope": "ffn@layers=1-"},
+        {"bitwidth": 8, "scope": "ffn@layers=1", "layers": [1]},
+        {"bitwidth": 8, "layers": [2]},
+        {"bitwidth": 8, "include": ["router"]},
+    ],
+    ids=str,
 )
 def test_wrong_parameters_are_an_edit_error(parameters: dict[str, int], tiny_model: Any) -> None:
-    with pytest.raises(EditError):
+    with pytest.raises(EditError) as caught:
         apply_edit(EditSpec("quant_rtn", parameters), journal(tiny_model("llama")))
+    assert caught.value.code == "EDIT_PARAMETERS"
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -85,6 +102,78 @@ def test_a_group_of_zeros_stays_zero() -> None:
     assert torch.isfinite(found).all()
     assert (found[0, 4:] == 0).all()
     assert (found[1] == 0).all()
+
+
+def test_codes_reach_both_ends_and_no_further() -> None:
+    rows = torch.tensor([[-1.0, -0.999, 1.0, 0.2]])
+    for bits in range(2, 9):
+        largest = 2 ** (bits - 1) - 1
+        codes = round_to_nearest(rows, bits) * largest
+        assert torch.allclose(codes, codes.round(), atol=1e-4)
+        assert (codes.min().round(), codes.max().round()) == (-largest, largest)
+
+
+def test_halves_go_to_even() -> None:
+    rows = torch.tensor([[7.0, 0.5, 1.5, 2.5, -0.5, -1.5]])
+    assert round_to_nearest(rows, 4).tolist() == [[7.0, 0.0, 2.0, 2.0, -0.0, -2.0]]
+
+
+def test_one_scale_for_a_matrix_of_each_expert() -> None:
+    stacked = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(1))
+    found = round_to_nearest(stacked, 4, per_channel=False)
+    for expert in range(3):
+        flat = stacked[expert].reshape(1, -1).numpy()
+        np.testing.assert_allclose(
+            found[expert].reshape(1, -1).numpy(), by_loops(flat, 4, None), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.1, 0.5])
+def test_clipping_is_at_the_quantiles_numpy_finds(ratio: float) -> None:
+    rows = np.random.default_rng(3).normal(size=(2, 5, 37)).astype(np.float32)
+    low, high = np.quantile(rows.astype(np.float64), [ratio / 2, 1 - ratio / 2], axis=-1)
+    expected = np.clip(rows, low[..., None], high[..., None])
+    found = clip_quantiles(torch.from_numpy(rows), ratio).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert (found != rows).any(axis=-1).all()
+
+
+def test_no_clipping_leaves_the_very_weights() -> None:
+    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert clip_quantiles(rows, 0.0) is rows
+
+
+def test_clipping_comes_before_scaling(tiny_model: Any) -> None:
+    before, model = tiny_model("llama"), tiny_model("llama")
+    spec = EditSpec("quant_rtn", {"bitwidth": 8, "clamp_ratio": 0.2, "scope": "ffn"})
+    details = apply_edit(spec, journal(model))["details"]
+    name = "model.layers.0.mlp.up_proj.weight"
+    old = before.get_parameter(name).numpy().astype(np.float64)
+    low, high = np.quantile(old, [0.1, 0.9], axis=1)
+    expected = by_loops(np.clip(old, low[:, None], high[:, None]), 8, None)
+    np.testing.assert_allclose(model.get_parameter(name).numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert 0.15 < details["clipped_share"] < 0.3
+    assert details["relative_error"] > 0.05
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_error_figure_is_the_frobenius_ratio(kind: str, tiny_model: Any) -> None:
+    before, model = tiny_model(kind), tiny_model(kind)
+    found = apply_edit(EditSpec("quant_rtn", {"bits": 4, "group": 8}), journal(model))
+    change = weights = 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and ("proj" in name or "c_" in name):
+            old = before.get_parameter(name).double()
+            change += float(((parameter.double() - old) ** 2).sum())
+            weights += float((old**2).sum())
+    assert found["details"]["relative_error"] == pytest.approx((change / weights) ** 0.5, rel=1e-5)
+
+
+def test_gaussian_weights_lose_what_is_known_of_four_and_eight_bits() -> None:
+    rows = torch.randn(64, 4096, generator=torch.Generator().manual_seed(5))
+    for bits, group, expected in ((4, 32, 0.097), (8, 128, 0.0065)):
+        error = (round_to_nearest(rows, bits, group) - rows).norm() / rows.norm()
+        assert float(error) == pytest.approx(expected, rel=0.03)
 
 
 def test_rows_do_not_touch_each_other() -> None:

@@ -58,8 +58,8 @@ def test_an_option_that_cannot_be_used(repository, arguments, message):
             "no edit is named 'nooop' (did you mean 'noop'?)",
         ),
         (
-            HEAD + SCENARIO.replace("noop}", "quant_rtn, plan: {bits: 8}}"),
-            "unknown key 'scenarios[0].edit.plan.bits'",
+            HEAD + SCENARIO.replace("noop}", "quant_rtn, plan: {bitz: 8}}"),
+            "unknown key 'scenarios[0].edit.plan.bitz'",
         ),
         (HEAD + SCENARIO.replace("must_pass", "mustpass"), "use must_pass, must_fail, must_detect"),
     ],

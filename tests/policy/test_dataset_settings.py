@@ -222,7 +222,8 @@ def test_the_cache_is_looked_for_where_the_hub_client_keeps_it(
     ("kind", "adapter", "metric"),
     [
         (None, None, "auto"), ("auto", None, "auto"), (None, "hf_mlm", "auto"),
-        ("auto", "hf_seq2seq", "auto"), ("accuracy", "hf_seq2seq", "accuracy"),
+        ("auto", "hf_seq2seq", "auto"), ("ppl_mlm", "hf_mlm", "ppl_mlm"),
+        ("accuracy", "hf_seq2seq", "accuracy"),
     ],
 )  # fmt: skip
 def test_metric_and_adapter_reach_the_plan(

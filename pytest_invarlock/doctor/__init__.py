@@ -1,0 +1,1 @@
+"""What ``invarlock doctor`` looks at."""

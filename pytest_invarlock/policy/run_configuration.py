@@ -1,0 +1,218 @@
+"""The seeds' run configuration: one model, one edit or subject, as a suite of one scenario."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.plan import EditSpec, Scenario
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.edit_names import check_edit, declared_kind
+from pytest_invarlock.policy.schema_check import check_document
+from pytest_invarlock.policy.suite_scenarios import ScenarioEntry, located
+from pytest_invarlock.policy.tuned import check_clean, is_clean
+from pytest_invarlock.policy.yaml_document import load_yaml
+
+if TYPE_CHECKING:
+    from pytest_invarlock.policy.yaml_document import YamlDocument
+
+NOT_BUILT = ("spectral", "rmt", "variance")
+"""Guards whose blocks are validated, and which this version does not run."""
+_METRIC_OF_LOSS = {"causal": "ppl_causal", "mlm": "ppl_mlm", "seq2seq": "ppl_seq2seq"}
+_BLOCKS = ("dataset", "edit", "subject", "eval", "guards", "auto", "primary_metric", "output")
+
+
+def is_run_configuration(value: Mapping[str, Any]) -> bool:
+    """Whether a document is a run configuration rather than a suite."""
+    return "models" not in value and "scenarios" not in value and "model" in value
+
+
+def names_a_suite(path: Path) -> bool:
+    """Whether a YAML file of any name is one of ours: a suite, or a run configuration."""
+    try:
+        value = load_yaml(path).value
+    except ConfigError:
+        return False
+    if "scenarios" in value:
+        return "models" in value or "extends" in value
+    model = isinstance(value.get("model"), Mapping) and "id" in value["model"]
+    return (model or "extends" in value) and any(block in value for block in _BLOCKS)
+
+
+def suite_value(document: YamlDocument, folder: Path) -> dict[str, Any]:
+    """The blocks of a run configuration as those of a suite document, schema-checked.
+
+    Raises ConfigError naming file, line and key.
+    """
+    check_document(document, "run_configuration")
+    value = document.value
+    model: Mapping[str, Any] = value["model"]
+    result: dict[str, Any] = {
+        "name": value.get("name") or _name(document.name),
+        "models": [located(model["id"], folder)],
+        "run": {
+            **{key: model[key] for key in ("adapter", "device", "dtype") if key in model},
+            **value.get("run", {}),
+        },
+    }
+    for key in ("dataset", "profile", "preset", "floors", "bootstrap_replicates"):
+        if key in value:
+            result[key] = value[key]
+    if "tier" in value.get("auto", {}):
+        result["tier"] = value["auto"]["tier"]
+    metric = _metric(document)
+    if metric is not None:
+        result["eval"] = {"metric": {"kind": metric}}
+    limits = _limits(document)
+    if limits:
+        result["primary_metric"] = limits
+    band = value.get("primary_metric", {}).get("drift_band")
+    if band is not None:
+        result["drift"] = {"band": _drift_band(document, band)}
+    invariants = value.get("guards", {}).get("invariants", {})
+    if "mode" in invariants:
+        result["guards"] = {"invariants": {"mode": invariants["mode"]}}
+    return result
+
+
+def only_scenario(document: YamlDocument, folder: Path) -> ScenarioEntry:
+    """The one scenario of a schema-checked run configuration; it must pass.
+
+    Raises ConfigError where it names neither an edit nor a subject, or a wrong edit.
+    """
+    value = document.value
+    if "edit" not in value and "subject" not in value:
+        raise ConfigError(
+            f"{document.place(('model',))}: nothing is compared with the model",
+            remedy="give edit: {name, plan}, or subject: a checkpoint; or compare two with "
+            "--invarlock-baseline and --invarlock-subject",
+            code="NO_SUBJECT",
+        )
+    if "edit" not in value:
+        subject = located(value["subject"], folder)
+        name = _word(Path(subject).name)
+        return ScenarioEntry(
+            Scenario(name, subject=subject), Expectation("compare", Strictness.MUST_PASS)
+        )
+    edit = EditSpec(value["edit"]["name"], dict(value["edit"].get("plan") or {}))
+    clean = is_clean(edit)
+    (check_clean if clean else check_edit)(edit, document.seen_from(("edit",)), ("edit",))
+    kind = "any" if clean else declared_kind(edit)
+    return ScenarioEntry(
+        Scenario(edit.name, edit=edit, kind=kind), Expectation("clean", Strictness.MUST_PASS)
+    )
+
+
+def run_notes(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a run configuration is accepted and not followed, for user and certificate."""
+    guards: Mapping[str, Any] = value.get("guards", {})
+    order: list[str] = guards.get("order", [])
+    auto: Mapping[str, Any] = value.get("auto", {})
+    output: Mapping[str, Any] = value.get("output", {})
+    notes = [
+        f"guard {name}: not built in this version"
+        for name in NOT_BUILT
+        if name in order or name in guards
+    ]
+    if order and "invariants" not in order:
+        notes.append(
+            "guards.order leaves out invariants: what the tier demands is run all the same"
+        )
+    if auto.get("enabled") is False:
+        notes.append("auto.enabled: limits are those of the tier all the same")
+    if auto.get("probes"):
+        notes.append("auto.probes: not built in this version")
+    if "target_pm_ratio" in auto:
+        notes.append("auto.target_pm_ratio: limits come from the tier and primary_metric")
+    if "min" in value.get("primary_metric", {}).get("acceptance_range", {}):
+        notes.append("primary_metric.acceptance_range.min: a better subject is no failure")
+    if value.get("context"):
+        notes.append(f"context: not used in this version ({', '.join(value['context'])})")
+    if output.get("save_model"):
+        notes.append("output.save_model: nothing is saved; invarlock_edit(...).save writes it")
+    if output.get("save_report") is False:
+        notes.append("output.save_report: reports are written all the same")
+    return tuple(notes)
+
+
+def _name(file: str) -> str:
+    name = Path(file).name
+    for suffix in (".yaml", ".yml", ".invarlock"):
+        name = name.removesuffix(suffix)
+    return _word(name)
+
+
+def _word(text: str) -> str:
+    """``text`` as a name: letters, digits and ``_ . + -`` only."""
+    word = re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).lstrip(".+-")
+    return word or "run"
+
+
+def _metric(document: YamlDocument) -> str | None:
+    evaluation: Mapping[str, Any] = document.value.get("eval", {})
+    kind: str | None = evaluation.get("metric", {}).get("kind")
+    loss = evaluation.get("loss", {}).get("type", "auto")
+    implied = _METRIC_OF_LOSS.get(loss)
+    if implied is None or kind in (implied, "accuracy"):
+        return kind
+    if kind not in (None, "auto"):
+        raise ConfigError(
+            f"{document.place(('eval', 'loss', 'type'))}: eval.loss.type: {loss} is not the loss "
+            f"of metric {kind}",
+            remedy=f"use metric {implied}, or drop eval.loss",
+            code="BAD_VALUE",
+        )
+    return implied
+
+
+def _limits(document: YamlDocument) -> dict[str, Any]:
+    """The limits of the primary metric; ``acceptance_range.max`` and ``max_pm_ratio`` are one."""
+    evaluation: Mapping[str, Any] = document.value.get("eval", {})
+    metric: Mapping[str, Any] = document.value.get("primary_metric", {})
+    limits: dict[str, Any] = {
+        key: metric[key]
+        for key in ("ratio_limit", "catastrophic_ratio", "direction")
+        if key in metric
+    }
+    upper = [
+        (path, limit)
+        for path, limit in (
+            (("primary_metric", "ratio_limit"), metric.get("ratio_limit")),
+            (
+                ("primary_metric", "acceptance_range", "max"),
+                metric.get("acceptance_range", {}).get("max"),
+            ),
+            (("eval", "max_pm_ratio"), evaluation.get("max_pm_ratio")),
+        )
+        if limit is not None
+    ]
+    for path, limit in upper[1:]:
+        if limit != upper[0][1]:
+            raise ConfigError(
+                f"{document.place(path)}: {'.'.join(path)}: {limit:g} is another limit than "
+                f"{'.'.join(upper[0][0])}, {upper[0][1]:g}",
+                remedy="keep one of the two",
+                code="BAD_VALUE",
+            )
+    if upper:
+        limits["ratio_limit"] = upper[0][1]
+    if "spike_threshold" in evaluation:
+        limits.setdefault("catastrophic_ratio", evaluation["spike_threshold"])
+    return limits
+
+
+def _drift_band(document: YamlDocument, band: Mapping[str, float]) -> float:
+    """The ratio, either way, that lies within ``min`` and ``max``: the tighter of both sides."""
+    sides = [band["max"]] if "max" in band else []
+    if "min" in band:
+        sides.append(1 / band["min"])
+    if not sides:
+        raise ConfigError(
+            f"{document.place(('primary_metric', 'drift_band'))}: primary_metric.drift_band: empty",
+            remedy="give min below 1 and max above 1",
+            code="BAD_VALUE",
+        )
+    return float(min(sides))

@@ -1,0 +1,146 @@
+"""The scenarios of a suite file: what each measures, and what it must show on which model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.plan import EditSpec, Scenario
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.edit_names import check_edit
+from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.tuned import check_clean, is_clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pytest_invarlock.policy.settings import Settings
+    from pytest_invarlock.policy.yaml_document import YamlDocument
+
+DEFAULT = "default"
+CATEGORY = {
+    Strictness.MUST_PASS: "clean",
+    Strictness.MUST_FAIL: "stress",
+    Strictness.MUST_DETECT: "error",
+    Strictness.INFORMATIONAL: "stress",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioEntry:
+    """A scenario as its file has it, and what it must show.
+
+    ``strictness_of`` holds the models, by reference, that something else is demanded of;
+    the parameters of an edit with ``clean: true`` are still to be found.
+    """
+
+    scenario: Scenario
+    expectation: Expectation
+    strictness_of: Mapping[str, Strictness] = field(default_factory=dict)
+
+    def expectation_of(self, reference: str) -> Expectation:
+        """What the scenario must show on a model."""
+        strictness = self.strictness_of.get(reference, self.expectation.strictness)
+        expected = replace(self.expectation, strictness=strictness)
+        if strictness is Strictness.MUST_PASS:
+            return replace(expected, detectors_any=(), detectors_all=())
+        return expected
+
+
+def scenario_entries(
+    document: YamlDocument, settings: Settings, folder: Path
+) -> list[ScenarioEntry]:
+    """The scenarios of a schema-checked suite document, narrowed to those that are asked for."""
+    parsed = [
+        _entry(document, index, entry, folder)
+        for index, entry in enumerate(document.value["scenarios"])
+    ]
+    ids = [entry.scenario.name for entry in parsed]
+    for index, name in enumerate(ids):
+        if name in ids[:index]:
+            raise ConfigError(
+                f"{document.place(('scenarios', index, 'id'))}: scenario id {name!r} stands twice",
+                remedy="give every scenario its own id",
+            )
+    return selected(parsed, document.name, settings)
+
+
+def selected(
+    entries: Sequence[ScenarioEntry], name: str, settings: Settings
+) -> list[ScenarioEntry]:
+    """Those of ``entries`` that the setting ``scenario`` names, all where it is not made."""
+    ids = [entry.scenario.name for entry in entries]
+    wanted = settings.texts("scenario")
+    for word in wanted:
+        if word not in ids:
+            raise ConfigError(
+                f"{settings.made['scenario'].origin}: {name} has no scenario {word!r}",
+                remedy=nearest(word, ids, "scenario"),
+                code="UNKNOWN_SCENARIO",
+            )
+    return [entry for entry in entries if not wanted or entry.scenario.name in wanted]
+
+
+def located(reference: str, folder: Path) -> str:
+    """A model reference of a suite file: ``./`` and ``../`` start at the file's folder."""
+    if reference.startswith(("./", "../")):
+        return str((folder / reference).resolve())
+    return reference
+
+
+def _entry(
+    document: YamlDocument, index: int, entry: dict[str, Any], folder: Path
+) -> ScenarioEntry:
+    at = ("scenarios", index)
+    edit = None
+    if "edit" in entry:
+        edit = EditSpec(entry["edit"]["name"], dict(entry["edit"].get("plan") or {}))
+        path = (*at, "edit")
+        check = check_clean if is_clean(edit) else check_edit
+        check(edit, document.seen_from(path), path)
+    scenario = Scenario(
+        entry["id"],
+        edit=edit,
+        subject=located(entry["subject"], folder) if "subject" in entry else None,
+        kind=entry.get("kind", "any"),
+    )
+    strictness, by_model = _strictness(document, index, entry["strictness"], folder)
+    detectors = entry.get("detectors", {})
+    if detectors and strictness is Strictness.MUST_PASS:
+        raise ConfigError(
+            f"{document.place((*at, 'detectors'))}: scenarios[{index}].detectors: "
+            "a scenario that must pass has none",
+            remedy="drop the key, or make it must_fail or must_detect",
+        )
+    expected = Expectation(
+        category=entry.get("category", CATEGORY[strictness]),
+        strictness=strictness,
+        detectors_any=tuple(detectors.get("any", ())),
+        detectors_all=tuple(detectors.get("all", ())),
+    )
+    return ScenarioEntry(scenario, expected, by_model)
+
+
+def _strictness(
+    document: YamlDocument, index: int, given: str | dict[str, str], folder: Path
+) -> tuple[Strictness, dict[str, Strictness]]:
+    """The strictness, and that of the models which have another."""
+    if isinstance(given, str):
+        return Strictness(given), {}
+    models: list[str] = document.value["models"]
+    for name in given:
+        if name not in (DEFAULT, *models):
+            path = ("scenarios", index, "strictness", name)
+            raise ConfigError(
+                f"{document.place(path)}: scenarios[{index}].strictness: "
+                f"the suite has no model {name!r}",
+                remedy=nearest(name, [DEFAULT, *models], "model"),
+                code="UNKNOWN_KEY",
+            )
+    by_model = {
+        located(name, folder): Strictness(word) for name, word in given.items() if name != DEFAULT
+    }
+    return Strictness(given[DEFAULT]), by_model

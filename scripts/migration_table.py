@@ -1,0 +1,85 @@
+"""Write ``docs/migration.md`` from ``policies/migration.yaml``; ``--check`` only compares."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_invarlock.policy.migration import OldVariable, old_variables
+from pytest_invarlock.policy.settings import SPECS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "migration.md"
+HEAD = """\
+# Migration from the original's variables
+
+Every variable of the original, and what became of it. This page is written by
+`scripts/migration_table.py` from `policies/migration.yaml`.
+
+A variable that is still read stands where `INVARLOCK_X_Y` stands: below the command line and the
+variable of the new name, above ini files. Each run that reads one says so, on the terminal and in
+the certificate.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    variables = old_variables()
+    read = [old for old in variables if old.setting or old.argument]
+    honoured = [old for old in variables if old.honoured]
+    dropped = [old for old in variables if old.dropped]
+    return "\n".join(
+        [
+            HEAD,
+            "## Still read\n",
+            *_rows("is", [(old, _meaning(old)) for old in read]),
+            "\nAn argument of a provider counts where the data is named by that kind alone, as in\n"
+            "`INVARLOCK_DATASET=local_jsonl`.\n",
+            "## Read by others\n",
+            *_rows("read by", [(old, old.honoured or "") for old in honoured]),
+            "\n## Dropped\n",
+            *_rows("reason, and what there is instead", [(o, o.dropped or "") for o in dropped]),
+            "",
+        ]
+    )
+
+
+def _meaning(old: OldVariable) -> str:
+    if old.setting:
+        spec = SPECS[old.setting]
+        if old.name == spec.environment:
+            return f"`--invarlock-{spec.name}`, under the same name"
+        ignored = f"; {', '.join(old.ignored)} counts as not set" if old.ignored else ""
+        return f"`--invarlock-{spec.name}`{ignored}"
+    return f"argument `{old.argument}` of data provider `{old.of}`"
+
+
+def _rows(heading: str, rows: Sequence[tuple[OldVariable, str]]) -> list[str]:
+    return [
+        f"| variable | {heading} |",
+        "|---|---|",
+        *(f"| `{old.name}` | {text} |" for old, text in rows),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write, or with ``--check`` compare; exit status 1 where the page is stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args(arguments)
+    current = page()
+    if options.check:
+        stale = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != current
+        if stale:
+            print(f"{PAGE} is stale: run python scripts/migration_table.py", file=sys.stderr)
+        return int(stale)
+    PAGE.write_text(current, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,58 @@
+"""RTNQuantEdit: the seeds' edit object does what the edit of that name does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_invarlock.bench.journal import EditJournal
+from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.edits import RTNQuantEdit, apply_edit
+from pytest_invarlock.errors import EditError
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"bitwidth": 1}, {"clamp_ratio": 0.7}, {"scope": "mlp"}, {"group_size": 0}],
+    ids=str,
+)
+def test_parameters_out_of_range_are_refused_at_once(parameters: dict[str, Any]) -> None:
+    with pytest.raises(EditError) as caught:
+        RTNQuantEdit(**parameters)
+    assert caught.value.code == "EDIT_PARAMETERS"
+
+
+def test_an_unknown_override_is_an_error_and_changes_nothing(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    before = tensor_digests(model)
+    with pytest.raises(EditError) as caught:
+        RTNQuantEdit().apply(model, None, {"max_modules": 3})
+    assert caught.value.code == "EDIT_PARAMETERS"
+    assert tensor_digests(model) == before
+
+
+def test_changing_nothing_is_an_error(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    for parameter in model.parameters():
+        parameter.zero_()
+    with pytest.raises(EditError) as caught:
+        RTNQuantEdit().apply(model)
+    assert caught.value.code == "EDIT_CHANGED_NOTHING"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_seeds_call_changes_what_the_suite_file_would(kind: str, tiny_model: Any) -> None:
+    one, other = tiny_model(kind), tiny_model(kind)
+    edit = RTNQuantEdit(bitwidth=8, per_channel=True, group_size=128, clamp_ratio=0.005)
+    done = edit.apply(one, None, {"bits": 4}, scope="all")
+    wanted = RTNQuantEdit(4, True, 128, 0.005, "all").spec
+    assert done == apply_edit(wanted, EditJournal(other, tensor_digests(other)))
+    assert tensor_digests(one) == tensor_digests(other)
+
+
+def test_it_declares_its_kind_and_what_it_can_edit() -> None:
+    assert (RTNQuantEdit().name, RTNQuantEdit().kind) == ("quant_rtn", "quantize8")
+    assert RTNQuantEdit(bitwidth=4).kind == "quantize4"
+    assert RTNQuantEdit().can_edit({"n_layer": 2})
+    assert not RTNQuantEdit().can_edit({})
