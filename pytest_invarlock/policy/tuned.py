@@ -104,7 +104,7 @@ def tuned_notes(found: Mapping[tuple[str, str], str]) -> tuple[str, ...]:
     for source, what in by_source.items():
         note = f"tuned: {source} ({', '.join(what)})"
         if source == _DEFAULT:
-            note += "; --invarlock-tune searches the strongest parameters that pass"
+            note += "; --invarlock-tuned=FILE gives the model its own"
         notes.append(note)
     return tuple(notes)
 

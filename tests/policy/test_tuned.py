@@ -98,8 +98,7 @@ def test_a_suite_measures_each_model_with_its_own(tmp_path: Path) -> None:
     assert [model for model, _ in loaded.distinct_scenarios()] == ["a/b", "c/d"]
     assert loaded.notes == (
         "tuned: file (quant_rtn of a/b)",
-        "tuned: default (quant_rtn of c/d); --invarlock-tune searches the strongest parameters "
-        "that pass",
+        "tuned: default (quant_rtn of c/d); --invarlock-tuned=FILE gives the model its own",
     )
     assert [model for model, _ in suite(tmp_path, settings()).distinct_scenarios()] == [None]
 
