@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from invarlock_guards.measure.invariants import ModelStructure, read_structure
 
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
-from pytest_invarlock.adapters.output_head import head_reproduces_logits, output_head
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
+from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
 from pytest_invarlock.bench.damaged_view import damaged_subject
 from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.function_state import function_state
@@ -33,13 +32,7 @@ from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.faults.structural import VIEW_FAULTS
-from pytest_invarlock.metrics.token_scoring import (
-    Outputs,
-    Reference,
-    model_outputs,
-    score,
-    window_sums,
-)
+from pytest_invarlock.metrics.token_scoring import score, window_sums
 from pytest_invarlock.plan import ARMS, Arm
 from pytest_invarlock.provenance import code_digest, library_versions
 
@@ -89,11 +82,9 @@ class Bench:
     _loaded: LoadedModel | None = None
     _digests: dict[str, str] = field(default_factory=dict)
     _structure: ModelStructure | None = None
-    _by_head: bool | None = None
+    _side: BaselineSide | None = None
     _draws: Draws | None = None
     _evidence: dict[int, BaselineEvidence] = field(default_factory=dict)
-    _head: Any = None
-    _twin: Any = None
     _state: str = ""
     _edit_is_open: bool = False
     _lent: bool = False
@@ -248,13 +239,12 @@ class Bench:
 
     def by_head(self, draw: int) -> bool:
         """Whether the baseline's head reproduces its logits, tried once on one window."""
-        if self._by_head is None:
-            self._by_head = self._reproduces(self.baseline.model, draw)
-        return self._by_head
+        return self._own_side(draw).by_head
 
-    def _reproduces(self, model: Any, draw: int) -> bool:
-        batch = self.batches(draw, "final")[0]
-        return head_reproduces_logits(model, {**batch.first_row(), **batch.options})
+    def _own_side(self, draw: int) -> BaselineSide:
+        if self._side is None:
+            self._side = BaselineSide(self.baseline, self.batches(draw, "final")[0])
+        return self._side
 
     def measure_subject(self, subject: Subject, draw: int) -> dict[Arm, PairedArm]:
         """One pass over ``subject``, paired with the baseline's scores."""
@@ -262,15 +252,16 @@ class Bench:
         windows = self.windows(draw)
         total = sum(len(arm) for arm in windows.arms.values())
         evidence = self.baseline_evidence(draw)
-        model = subject.loaded.model
+        model, side = subject.loaded.model, self._own_side(draw)
+        first = self.batches(draw, "final")[0]
         subject_pass = SubjectPass(
             model=model,
             # An edit changes numbers, not how states become logits.
-            by_head=self.by_head(draw) if subject.in_place else self._reproduces(model, draw),
+            by_head=side.by_head if subject.in_place else head_gives_logits(model, first),
             windows=windows,
             blocks={arm: self.draws.blocks(draw, arm, self.baseline) for arm in ARMS},
             baseline=evidence.scores,
-            reference={arm: self._reference(subject, evidence.scores[arm]) for arm in ARMS},
+            reference={arm: side.reference(subject, evidence.scores[arm]) for arm in ARMS},
             advance=partial(self._advance, "subject", 0, total),
         )
         sequential = self.plan.sequential
@@ -281,24 +272,6 @@ class Bench:
             len(batch.order) for arm in measured.values() for batch in arm.batches
         )
         return measured
-
-    def _reference(self, subject: Subject, scores: Scores) -> Reference:
-        """The baseline's outputs: from kept states and its own head, else model beside model."""
-        if vocabulary(subject.loaded.model) != vocabulary(self.baseline.model):
-            return Reference(None)
-        states, device = scores.states, self.baseline.device
-        if states is not None:
-            head = self._head if subject.in_place else output_head(self.baseline.model)
-            return Reference(lambda _, there: Outputs(states[there].to(device), head))
-        beside = self._twin if subject.in_place else self.baseline.model
-        return Reference(lambda batch, _: model_outputs(beside, batch, by_head=False))
-
-    def _keep_own_side(self) -> None:
-        """Copy what the baseline's side of a comparison needs, before an edit can change it."""
-        if self._by_head and self._head is None:
-            self._head = copy.deepcopy(output_head(self.baseline.model))
-        elif self._by_head is False and self._twin is None:
-            self._twin = copy.deepcopy(self.baseline.model)
 
     def _advance(self, stage: str, before: int, total: int, done: int) -> None:
         self.progress(stage, before + done, total)
@@ -322,7 +295,8 @@ class Bench:
                 code="EDIT_OPEN",
             )
         loaded = self.baseline
-        self._keep_own_side()
+        if self._side is not None:
+            self._side.keep()
         journal = EditJournal(loaded.model, self._digests)
         self._edit_is_open = True
         try:
@@ -418,17 +392,9 @@ class Bench:
         free_memory()
 
     def _forget_evidence(self) -> None:
-        self._by_head = None
-        self._head = None
-        self._twin = None
+        self._side = None
         self.draws.forget_batches()
         self._evidence.clear()
-
-
-def vocabulary(model: Any) -> int:
-    """How many logits ``model`` gives for each position."""
-    head = output_head(model)
-    return int(model.config.vocab_size if head is None else head.get_parameter("weight").shape[0])
 
 
 def free_memory() -> None:
