@@ -15,6 +15,7 @@ from invarlock_guards.measure.invariants import ModelStructure, read_structure
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
 from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
+from pytest_invarlock.bench.counters import Counters
 from pytest_invarlock.bench.damaged_view import damaged_subject
 from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.function_state import function_state
@@ -50,18 +51,6 @@ Log = Callable[..., None]
 
 def _silent(*_: object, **__: object) -> None:
     return None
-
-
-@dataclass(slots=True)
-class Counters:
-    """How often the expensive things were done; tests hold them to what was promised."""
-
-    baseline_loads: int = 0
-    baseline_passes: int = 0
-    noise_floor_passes: int = 0
-    subject_loads: int = 0
-    subject_passes: int = 0
-    subject_windows: int = 0
 
 
 @dataclass(eq=False, repr=False)
