@@ -88,57 +88,53 @@ def tail(page: Page) -> None:
 
 
 def document_tail(page: Page) -> None:
-    draws = page.repetitions(1_000_000)
     page.say(
         "",
         "### Document rule: 5 % of documents, every window +1.7 nats",
         "",
-        "Documents of 1 to 8 windows with lognormal(.5) weights, independent t3 noise within. The "
-        f"share of document means above ln 2 is simulated on {draws} documents for each figure, "
-        "the count of n independent documents is then exactly binomial.",
+        "Documents of 1 to 8 windows, independent t3 noise within; the rule counts plain means of "
+        "a document's windows. Nothing is simulated: the share of means above ln 2 comes from the "
+        "characteristic function of t3, the count of n independent documents is binomial.",
         "",
         "| documents | FAIL on harm | not PASS on harm | not PASS on benign, sd .02 / .05 / .1 |",
         "|---|---|---|---|",
     )
-    rng = page.rng(4)
     shares = {
-        (sd, harm): harmed_share(rng, documents=draws, cap=8, sd=sd, harm=harm)
+        (sd, harm): harmed_share(cap=8, sd=sd, harm=harm)
         for sd in _BENIGN_SD
         for harm in (0.0, HARM_NATS)
     }
     harmed = min(
         HARM_SHARE * shares[sd, HARM_NATS] + (1 - HARM_SHARE) * shares[sd, 0.0] for sd in _BENIGN_SD
     )
-    rows = {}
-    for n in (40, 59, 64, 93, 100, 128, 200):
-        fail, not_pass = outcome_chances(n, harmed)
-        benign = [outcome_chances(n, shares[sd, 0.0])[1] for sd in _BENIGN_SD]
-        rows[n] = fail, not_pass, max(benign)
-        note = " (does not gate)" if n < 59 else ""
+    rows = {n: outcome_chances(n, harmed) for n in (40, *_GATING)}
+    benign = {n: [outcome_chances(n, shares[sd, 0.0])[1] for sd in _BENIGN_SD] for n in rows}
+    for n in (40, 59, 64, 92, 93, 100, 128, 200):
+        fail, not_pass = rows[n]
+        note = " (does not gate)" if n < _GATING[0] else ""
         page.say(
             f"| {n}{note} | {fail:.4f} | {not_pass:.4f} | "
-            + " / ".join(f"{each:.4f}" for each in benign)
+            + " / ".join(f"{each:.4f}" for each in benign[n])
             + " |"
         )
-    gating = {n: row for n, row in rows.items() if n >= 59}
-    share = shares[0.1, 0.0]
-    spread = 200 * math.sqrt(max(share, 1 / draws) / draws)
+    not_passed = min(rows[n][1] for n in _GATING)
     page.claim(
         "document rule: not PASS ≥ .95 from 59 documents",
-        f"at least {min(row[1] for row in gating.values()):.5f}",
-        all(row[1] >= 0.95 for row in gating.values()),
+        f"at least {not_passed:.5f} up to {_GATING[-1]}",
+        not_passed >= 0.95,
     )
+    failed = min(rows[n][0] for n in _GATING if n >= 93)
     page.claim(
         "document rule: FAIL ≥ .95 from 93 documents",
-        f"at least {min(row[0] for n, row in gating.items() if n >= 93):.5f}",
-        all(row[0] >= 0.95 for n, row in gating.items() if n >= 93),
+        f"at least {failed:.5f} up to {_GATING[-1]}",
+        failed >= 0.95,
     )
-    alarms = [max(outcome_chances(n, shares[sd, 0.0])[1] for sd in _BENIGN_SD) for n in _GATING]
+    alarms = [max(benign[n]) for n in _GATING]
     page.claim(
         "document rule: anything but PASS on benign noise of sd ≤ .10, ≤ .02 at every number of "
         f"documents from {_GATING[0]} to {_GATING[-1]}, 1 to 8 windows a document",
-        f"at most {max(alarms):.4f} at {_GATING[int(np.argmax(alarms))]} documents "
-        f"(s.e. below {spread:.4f}; share above ln 2 {share:.2e})",
+        f"at most {max(alarms):.4f} at {_GATING[int(np.argmax(alarms))]} documents (exact; share "
+        f"above ln 2 {shares[0.1, 0.0]:.2e})",
         max(alarms) <= 0.02,
     )
     single = [outcome_chances(n, t3_above(math.log(2), 0.1))[1] for n in _GATING]

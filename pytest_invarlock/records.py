@@ -69,6 +69,11 @@ class ArmLosses:
     examples: NDArray[np.int64] | None = None
     labels: NDArray[np.int64] | None = None
 
+    @property
+    def window_difference(self) -> NDArray[np.float64]:
+        """Loss difference of each window, float64 (n_windows,), nats per token."""
+        return (self.subject_nll - self.baseline_nll) / self.tokens
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays that were measured, by field name, little-endian."""
         return {

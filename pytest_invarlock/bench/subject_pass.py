@@ -16,6 +16,7 @@ from pytest_invarlock.plan import ARMS, Arm
 from pytest_invarlock.records import ArmLosses
 from pytest_invarlock.stats import document_sums
 from pytest_invarlock.stats.sequential import SequentialRule, sequential
+from pytest_invarlock.stats.tail import document_means
 
 if TYPE_CHECKING:
     from pytest_invarlock.data.window_set import Window, WindowSet
@@ -120,7 +121,12 @@ class SubjectPass:
         sums = document_sums(
             losses.baseline_nll, losses.subject_nll, losses.tokens, losses.documents
         )
-        found = sequential(sums, limit_delta=float(np.log(ratio_limit)), rule=rule)
+        found = sequential(
+            sums,
+            document_means=document_means(losses.window_difference, losses.documents),
+            limit_delta=float(np.log(ratio_limit)),
+            rule=rule,
+        )
         return found.classification != "continue"
 
     def _run(self, arm: Arm, n_blocks: int, before: PairedArm | None = None) -> PairedArm:

@@ -21,13 +21,14 @@ from pytest_invarlock.stats.sequential import (
     running_bounds,
     sequential,
 )
-from pytest_invarlock.stats.tail import TailRule
+from pytest_invarlock.stats.tail import TailRule, document_means
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
     from pytest_invarlock.policy.decision_policy import DecisionPolicy, TailLimits
     from pytest_invarlock.records import ArmLosses, Facts
     from pytest_invarlock.stats import DocumentSums
+    from pytest_invarlock.stats.clusters import FloatArray
 
 CHECK = "primary_metric"
 # Documents measured between two looks: those after the first that decides are fewer.
@@ -63,16 +64,22 @@ def sequential_ratio(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         )  # fmt: skip
     try:
         sums = document_sums(final.baseline_nll, final.subject_nll, final.tokens, final.documents)
+        means = document_means(final.window_difference, final.documents)
         rule = _decisive_rule(facts, policy)
-        found = sequential(sums, limit_delta=math.log(policy.primary_metric.ratio_limit), rule=rule)
+        found = sequential(
+            sums,
+            document_means=means,
+            limit_delta=math.log(policy.primary_metric.ratio_limit),
+            rule=rule,
+        )
     except DataError as error:
         return _inconclusive(error.code.lower(), error.cause)
     except ConfigError as error:
         few = error.code == "MAXIMUM_DOCUMENTS"
         reason = "sequential_too_few_documents" if few else error.code.lower()
         return _inconclusive(reason, f"{error.cause}; {error.remedy}")
-    untimely = _untimely(facts, sums)
-    return untimely or _judge(facts, policy, sums, found, rule)
+    untimely = _untimely(facts, sums, means)
+    return untimely or _judge(facts, policy, sums, means, found, rule)
 
 
 def tail_rule(limits: TailLimits) -> TailRule:
@@ -112,11 +119,11 @@ def _decisive_rule(facts: Facts, policy: DecisionPolicy) -> SequentialRule:
     )
 
 
-def _untimely(facts: Facts, sums: DocumentSums) -> CheckDecision | None:
+def _untimely(facts: Facts, sums: DocumentSums, means: FloatArray) -> CheckDecision | None:
     """ERROR unless measuring stopped in the block in which the plan's own rule decided."""
     limit_delta = math.log(facts.plan["sequential"]["ratio_limit"])
     rule, n = _planned_rule(facts), sums.n_documents
-    planned = sequential(sums, limit_delta=limit_delta, rule=rule)
+    planned = sequential(sums, document_means=means, limit_delta=limit_delta, rule=rule)
     if planned.classification == "continue":
         return CheckDecision(
             CHECK, Outcome.ERROR, "incomplete",
@@ -131,11 +138,13 @@ def _untimely(facts: Facts, sums: DocumentSums) -> CheckDecision | None:
     return None
 
 
-def _contradicted(sums: DocumentSums, found: SequentialStatistics, policy: DecisionPolicy) -> str:
+def _contradicted(
+    sums: DocumentSums, means: FloatArray, found: SequentialStatistics, policy: DecisionPolicy
+) -> str:
     """What documents measured after a PASS say against it; empty where nothing does."""
     after = sums.n_documents - found.n_documents
     threshold = policy.tail.threshold_nats
-    harmed = int((sums.mean_difference[found.n_documents :] > threshold).sum())
+    harmed = int((means[found.n_documents :] > threshold).sum())
     if harmed:
         return (
             f"{harmed} of the {after} documents measured after that lost more than "
@@ -152,6 +161,7 @@ def _judge(
     facts: Facts,
     policy: DecisionPolicy,
     sums: DocumentSums,
+    means: FloatArray,
     found: SequentialStatistics,
     rule: SequentialRule,
 ) -> CheckDecision:
@@ -174,7 +184,7 @@ def _judge(
         text = f"{interval}: beyond {limits.catastrophic_ratio:g} times the baseline's perplexity"
         return CheckDecision(CHECK, Outcome.FAIL, "catastrophic_spike", text, numbers)
     if found.classification == "pass":
-        against = _contradicted(sums, found, policy)
+        against = _contradicted(sums, means, found, policy)
         if against:
             return _inconclusive("contradicted_later", f"{interval}; {against}", numbers)
         return CheckDecision(CHECK, Outcome.PASS, "within_limit", interval, numbers)

@@ -12,7 +12,7 @@ from pytest_invarlock.checks.sequential import tail_rule
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import DataError
 from pytest_invarlock.stats import document_sums
-from pytest_invarlock.stats.tail import TailStatistics, tail
+from pytest_invarlock.stats.tail import TailStatistics, document_means, tail
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
@@ -72,8 +72,9 @@ def tail_check(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
 
 def _differences(arm: ArmLosses) -> tuple[FloatArray, FloatArray]:
     """Loss differences of windows and means of documents, nats per token."""
-    sums = document_sums(arm.baseline_nll, arm.subject_nll, arm.tokens, arm.documents)
-    return (arm.subject_nll - arm.baseline_nll) / arm.tokens, sums.mean_difference
+    # Refuses what no difference can be taken of.
+    document_sums(arm.baseline_nll, arm.subject_nll, arm.tokens, arm.documents)
+    return arm.window_difference, document_means(arm.window_difference, arm.documents)
 
 
 def _rule(

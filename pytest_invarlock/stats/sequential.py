@@ -94,7 +94,11 @@ class SequentialStatistics:
 
 
 def sequential(
-    documents: DocumentSums, *, limit_delta: float, rule: SequentialRule
+    documents: DocumentSums,
+    *,
+    document_means: FloatArray,
+    limit_delta: float,
+    rule: SequentialRule,
 ) -> SequentialStatistics:
     """Walk through documents in the order drawn and stop at the first decision.
 
@@ -110,6 +114,8 @@ def sequential(
     Args:
         documents: sums in the seeded random order of drawing, which is the caller's to make
             (``document_sums`` sorts by ordinal: number the documents as drawn).
+        document_means: float64 (n_documents,), nats per token in the same order: the means that
+            the tail's rule counts (`pytest_invarlock.stats.tail.document_means`).
         limit_delta: log of the ratio limit, nats per token.
         rule: where looking starts and ends.
 
@@ -117,7 +123,8 @@ def sequential(
         The classification and what it rests on.
 
     Raises:
-        DataError: ``TOO_MANY_DOCUMENTS`` beyond D_max.
+        DataError: ``TOO_MANY_DOCUMENTS`` beyond D_max, ``UNPAIRED_DOCUMENTS`` for means of other
+            documents, ``NON_FINITE`` means.
         ConfigError: ``LIMIT`` unless the limit is finite.
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Annals of Statistics 52 (2024),
@@ -131,6 +138,19 @@ def sequential(
             remedy="stop drawing at maximum_documents",
             code="TOO_MANY_DOCUMENTS",
         )
+    if document_means.shape != (n,):
+        raise DataError(
+            f"{n} documents with means of shape {document_means.shape}",
+            remedy="pass one mean for each document",
+            code="UNPAIRED_DOCUMENTS",
+        )
+    if not np.isfinite(document_means).all():
+        # NaN is above no threshold: it would pass as unharmed.
+        raise DataError(
+            "document means hold non-finite values",
+            remedy="report the window as non-finite before asking for a verdict",
+            code="NON_FINITE",
+        )
     if not math.isfinite(limit_delta):
         raise ConfigError(
             f"limit of {limit_delta} nats per token", remedy="pass its logarithm", code="LIMIT"
@@ -141,7 +161,7 @@ def sequential(
     # An infinite factor says nothing of spread: not even 0 · inf may narrow it.
     half_width = np.full(n, math.inf)
     np.multiply(sd, factors, out=half_width, where=np.isfinite(factors))
-    above = np.cumsum(documents.mean_difference > rule.tail.threshold_nats)
+    above = np.cumsum(document_means > rule.tail.threshold_nats)
     acceptable = above == 0
     if n == rule.maximum_documents:
         acceptable[-1] = rule.tail.classify(int(above[-1]), n) == "pass"

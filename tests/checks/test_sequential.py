@@ -12,7 +12,7 @@ from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Floors
 from pytest_invarlock.records import Facts
 
-from .made import METRIC, TAIL, metric, policy, sequential_facts, spread
+from .made import METRIC, TAIL, arm, metric, policy, sequential_facts, spread
 
 LAX = Floors(20, 10.0, 10**9)
 
@@ -174,3 +174,22 @@ def test_more_documents_than_planned_are_an_error(planned: Any) -> None:
     data = {key: value for key, value in made.data.items() if key != "n_documents_planned"}
     decided = metric(replace(made, data=data | planned))
     assert (decided.outcome, decided.reason) == (Outcome.ERROR, "incomplete")
+
+
+@pytest.mark.parametrize("at", [3, 66])
+def test_a_harmed_document_is_told_by_the_plain_mean_of_its_windows(at: int) -> None:
+    """Document ``at``: a window of 3 tokens at 1.6 nats beside one of 127 at 0, .04 by tokens."""
+    differences = spread(0.0, 0.05, 141)
+    differences[0], differences[1] = 1.6, 0.0
+    documents = np.concatenate(([at, at], np.delete(np.arange(140), at)))
+    final = arm(differences, documents=documents)
+    tokens = np.array([3, *final.tokens[1:]])
+    baseline = final.baseline_nll / final.tokens * tokens
+    final = replace(
+        final, tokens=tokens, baseline_nll=baseline, subject_nll=baseline + differences * tokens
+    )
+    kept = np.flatnonzero(documents < 70)
+    final = replace(final, **{name: array[kept] for name, array in final.arrays().items()})
+    decided = metric(sequential_facts(differences, arms={"preview": final, "final": final}))
+    expected = {3: (Outcome.ERROR, "incomplete"), 66: (Outcome.INCONCLUSIVE, "contradicted_later")}
+    assert (decided.outcome, decided.reason) == expected[at]

@@ -145,3 +145,19 @@ def test_in_sequential_mode_few_windows_only_monitor(n_harmed: int) -> None:
     decided = tail(sequential_facts(differences))
     assert decided.outcome is (Outcome.WARN if n_harmed else Outcome.PASS)
     assert decided.numbers["window_rule"] == "monitor"
+
+
+def test_a_document_counts_by_the_plain_mean_of_its_windows() -> None:
+    """A short window among long ones weighs as they do: .75 nats here, .03 by tokens."""
+    differences = spread(0.0, 0.02, 128)
+    differences[0] = 1.5
+    final = arm(differences, documents=np.arange(128) // 2)
+    tokens = final.tokens.copy()
+    tokens[0] = 3
+    baseline = final.baseline_nll / final.tokens * tokens
+    final = replace(
+        final, tokens=tokens, baseline_nll=baseline, subject_nll=baseline + differences * tokens
+    )
+    decided = tail(facts(differences, arms={"preview": final, "final": final}))
+    assert decided.numbers["n_documents_above"] == 1
+    assert decided.numbers["document_worst_mean_nats"] > 0.1

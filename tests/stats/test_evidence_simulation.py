@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from scipy import special
 
 from pytest_invarlock.stats import DocumentSums, ratio_bounds
 from pytest_invarlock.stats.drift import drift
@@ -80,6 +81,26 @@ def test_drift(simulation: ModuleType, first: int, second: int) -> None:
     assert seen == {"fail", "warn", "pass", True, False}
 
 
+def test_tail_of_t3_means(simulation: ModuleType) -> None:
+    """Against Student's own tail for one draw, symmetry, and a sample for several."""
+    for sd in (0.02, 0.1):
+        for threshold in (0.05, math.log(2)):
+            one = simulation.t3_mean_above(threshold, sd, 1)
+            assert one == pytest.approx(special.stdtr(3, -threshold * math.sqrt(3) / sd), rel=1e-6)
+    assert simulation.t3_mean_above(0.0, 0.1, 3) == pytest.approx(0.5, abs=1e-9)
+    assert simulation.t3_mean_above(-0.2, 0.1, 3) == 1 - simulation.t3_mean_above(0.2, 0.1, 3)
+    drawn = 0.1 * np.random.default_rng(3).standard_t(3, (200_000, 4)).mean(1) / math.sqrt(3)
+    share = float((drawn > 0.1).mean())
+    assert simulation.t3_mean_above(0.1, 0.1, 4) == pytest.approx(share, abs=0.001)
+
+
+def test_shares_of_windows_per_document(simulation: ModuleType) -> None:
+    shares = simulation.share_of_windows_per_document(8)
+    drawn = simulation.windows_per_document(np.random.default_rng(4), (200_000,), 8)
+    assert shares == pytest.approx(np.bincount(drawn)[1:] / 200_000, abs=0.005)
+    assert shares.sum() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_sequential(simulation: ModuleType, law: str) -> None:
     rng = np.random.default_rng(7)
@@ -88,7 +109,10 @@ def test_sequential(simulation: ModuleType, law: str) -> None:
         sums = simulation.sample_documents(rng, (10, 128), law, icc=0.2, cap=8)
         vectorised = simulation.walks(sums, limit_delta=limit, rule=rule)
         for row in range(10):
-            one = sequential(shipped(sums, row), limit_delta=limit, rule=rule)
+            each = shipped(sums, row)
+            one = sequential(
+                each, document_means=each.mean_difference, limit_delta=limit, rule=rule
+            )
             assert vectorised.n_documents[row] == one.n_documents
             assert vectorised.passed[row] == (one.classification == "pass")
             assert vectorised.failed[row] == (one.classification == "fail")

@@ -42,8 +42,10 @@ def first(sums: DocumentSums, n: int) -> DocumentSums:
     return DocumentSums(sums.weighted_difference[:n], sums.weight[:n])
 
 
-def decide(sums: DocumentSums, rule: SequentialRule = RULE) -> SequentialStatistics:
-    return sequential(sums, limit_delta=LIMIT, rule=rule)
+def decide(
+    sums: DocumentSums, rule: SequentialRule = RULE, limit: float = LIMIT
+) -> SequentialStatistics:
+    return sequential(sums, document_means=sums.mean_difference, limit_delta=limit, rule=rule)
 
 
 def test_clear_harm_fails_at_the_first_look() -> None:
@@ -103,9 +105,28 @@ def test_more_documents_than_planned_are_an_error() -> None:
     assert caught.value.code == "TOO_MANY_DOCUMENTS"
 
 
+def test_the_tails_clause_counts_the_means_it_is_given() -> None:
+    """A document may be harmed by its plain mean though not by its token-weighted one."""
+    clean = drawn(2, 0.0, 0.05, 199)
+    means = clean.mean_difference
+    means[3] = 0.7
+    found = sequential(clean, document_means=means, limit_delta=LIMIT, rule=RULE)
+    assert (found.classification, found.n_above) == ("continue", 1)
+
+
+@pytest.mark.parametrize(
+    ("means", "code"),
+    [(np.zeros(79), "UNPAIRED_DOCUMENTS"), (np.full(80, math.nan), "NON_FINITE")],
+)
+def test_unusable_document_means_are_errors(means: np.ndarray, code: str) -> None:
+    with pytest.raises(DataError) as caught:
+        sequential(drawn(5, 0.0, 0.1, 80), document_means=means, limit_delta=LIMIT, rule=RULE)
+    assert caught.value.code == code
+
+
 def test_a_limit_without_a_number_is_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
-        sequential(drawn(5, 0.0, 0.1, 80), limit_delta=math.inf, rule=RULE)
+        decide(drawn(5, 0.0, 0.1, 80), limit=math.inf)
     assert caught.value.code == "LIMIT"
 
 
@@ -148,7 +169,7 @@ def test_an_infinite_factor_decides_nothing(rho: float, spread: float) -> None:
     for sign in (1, -1):
         sums = DocumentSums(sign * means * weight, weight)
         rule = SequentialRule(200, rho=rho)
-        found = sequential(sums, limit_delta=LIMIT, rule=rule)
+        found = sequential(sums, document_means=sums.mean_difference, limit_delta=LIMIT, rule=rule)
         assert found.half_width > 0 or found.classification == ("fail" if sign > 0 else "pass")
         lower, upper = running_bounds(sums, rule)
         assert lower <= sums.delta <= upper
@@ -228,7 +249,9 @@ def test_swapping_the_models_against_the_inverse_limit_swaps_the_verdicts(
 ) -> None:
     forth = decide(sums)
     swapped = DocumentSums(-sums.weighted_difference, sums.weight)
-    back = sequential(swapped, limit_delta=-LIMIT, rule=RULE)
+    back = sequential(
+        swapped, document_means=swapped.mean_difference, limit_delta=-LIMIT, rule=RULE
+    )
     if (
         not (sums.mean_difference > math.log(2)).any()
         and not (swapped.mean_difference > math.log(2)).any()
@@ -257,7 +280,9 @@ def test_duplicated_documents_narrow_the_sequence(sums: DocumentSums) -> None:
     early = first(sums, 63)
     twice = DocumentSums(np.tile(early.weighted_difference, 2), np.tile(early.weight, 2))
     late = SequentialRule(maximum_documents=200, first_look=126)
-    once_more = sequential(twice, limit_delta=LIMIT, rule=late)
+    once_more = sequential(
+        twice, document_means=twice.mean_difference, limit_delta=LIMIT, rule=late
+    )
     once = decide(early)
     assert once_more.mean_excess == pytest.approx(once.mean_excess, rel=1e-9, abs=1e-9)
     assert once_more.half_width < once.half_width

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pytest_invarlock.errors import ConfigError, DataError
-from pytest_invarlock.stats.tail import TailRule, tail
+from pytest_invarlock.stats.tail import TailRule, document_means, tail
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -208,3 +208,13 @@ def test_the_p_value_fails_where_the_count_does(n: int, n_above: int) -> None:
     p_value = RULE.p_value(n_above, n)
     assert p_value == pytest.approx(stats.binom.sf(n_above - 1, n, 0.001))
     assert (p_value <= 0.02) is (RULE.classify(n_above, n) == "fail")
+
+
+def test_a_documents_mean_counts_its_windows_alike() -> None:
+    """Weights of tokens have no say, and neither has the windows' order."""
+    documents = np.array([7, 2, 7, 2, 2])
+    differences = np.array([1.0, 0.3, 0.0, 0.6, 0.0])
+    assert document_means(differences, documents).tolist() == pytest.approx([0.3, 0.5])
+    order = [4, 2, 0, 3, 1]
+    shuffled = document_means(differences[order], documents[order])
+    assert shuffled.tolist() == document_means(differences, documents).tolist()
