@@ -16,13 +16,13 @@ DEMO_OUT := invarlock-out
 # From the user's own key, never from the pack that it is to be compared with.
 FINGERPRINT := $(BIN)/python scripts/user_fingerprint.py
 
-.PHONY: help dev-install demo test lint format format-check types layers docs bench verify clean evidence-statistics
+.PHONY: help dev-install demo test lint format format-check types layers docs bench verify clean evidence-statistics tuned
 
 help:
 	@echo 'make demo     both shipped models through suite demo, then verify the evidence pack'
 	@echo 'make test     the tests; PYTEST_ARGS="-n0 -k word" for some'
 	@echo 'make verify   tests, lint, format check, types, layer rules, docs'
-	@echo 'make lint, format, docs, bench, dev-install, clean'
+	@echo 'make lint, format, docs, bench, tuned, dev-install, clean'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or newer on PATH: set PYTHON=' >&2; exit 1; }
@@ -67,6 +67,12 @@ bench: $(READY)
 # Draws fresh seeds and rewrites docs/measured/statistics.md; about six minutes on one core.
 evidence-statistics: $(READY)
 	$(BIN)/python benchmarks/evidence_statistics.py
+
+# The shipped models' own clean parameters, searched by the option that users have; two minutes.
+tuned: $(READY)
+	$(BIN)/pytest --invarlock-suite=edits --invarlock-tune --invarlock-tier=balanced \
+		--invarlock-profile=dev --invarlock-out=$(DEMO_OUT)
+	cp $(DEMO_OUT)/latest/tuned_edit_params.json policies/tuned/builtin.json
 
 verify: test lint format-check types layers docs
 

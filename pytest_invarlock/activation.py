@@ -13,6 +13,7 @@ import pytest
 
 from pytest_invarlock.errors import ConfigError, SigningKeyError
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.suite_file_names import SUITE_FILE_SUFFIXES
 from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 NODE_HEAD = "invarlock/"
 WORKER_KEY = "invarlock"
-SUITE_FILE_SUFFIXES = (".invarlock.yaml", ".invarlock.yml")
+# Settings that name a suite, or say something of all that are named.
+_NAMING = ("suite", "baseline", "subject", "tune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,26 @@ def _activate(config: pytest.Config) -> Activation:
     settings.check()
     config.stash[ACTIVATION] = activation
     ours = [arg for arg in config.args if _is_ours(arg)]
-    if ours or any(settings.text(name) for name in ("suite", "baseline", "subject")):
+    if ours or any(settings.text(name) for name in _NAMING):
         _load_named(config, activation, ours)
     _check_named_files(config, activation)
+    for name in ("tune", "sweep"):
+        _check_has_suite(config, activation, name)
     return activation
+
+
+def _check_has_suite(config: pytest.Config, activation: Activation, name: str) -> None:
+    """Refuse a setting made on the command line where no suite can come that it speaks of."""
+    setting = activation.settings.made.get(name)
+    if setting is None or not setting.origin.startswith("--") or activation.named:
+        return
+    folder = config.invocation_params.dir
+    if not any(holds_suite_file(folder / str(arg).split("::", 1)[0]) for arg in config.args):
+        raise ConfigError(
+            f"{setting.origin}: no suite is named",
+            remedy="name one with --invarlock-suite",
+            code="NO_SUITE",
+        )
 
 
 def holds_suite_file(path: Path) -> bool:
@@ -170,29 +188,36 @@ def _is_ours(argument: str) -> bool:
 
 
 def _load_named(config: pytest.Config, activation: Activation, ours: Sequence[str]) -> None:
+    from pytest_invarlock.policy.session_settings import named_suites
     from pytest_invarlock.policy.suite import COMPARE, compare_suite, load_suite, shipped_suites
 
     settings, root = activation.settings, config.invocation_params.dir
+    by_settings = named_suites(settings, root)
+    found = {} if by_settings.comparison is None else {COMPARE: by_settings.comparison}
     by_arguments = config.args_source is pytest.Config.ArgsSource.ARGS
     paths = [arg for arg in config.args if by_arguments and arg not in ours]
     wanted: dict[str, list[str]] = {}
     for argument in ours:
         wanted.setdefault(argument.split("::", 1)[0].removeprefix(NODE_HEAD), []).append(argument)
-    reference = settings.text("suite")
-    if reference is not None:
-        suite = load_suite(reference, settings, root)
+    if by_settings.suite is not None:
+        reference = settings.text("suite") or ""
         if reference in shipped_suites():
+            found[reference] = by_settings.suite
             wanted.setdefault(reference, [])
         else:
-            activation.files.add(suite.path.resolve())
-            paths.append(str(suite.path))
-    if settings.text("baseline") or settings.texts("subject"):
+            activation.files.add(by_settings.suite.path.resolve())
+            paths.append(str(by_settings.suite.path))
+    if by_settings.comparison is not None:
         wanted.setdefault(COMPARE, [])
+    elif by_settings.suite is None and not ours:
+        return
     for name, selectors in wanted.items():
-        suite = (
-            compare_suite(settings, root) if name == COMPARE else load_suite(name, settings, root)
-        )
-        activation.virtual.append(_narrowed(suite, selectors))
+        if name not in found:
+            is_comparison = name == COMPARE
+            found[name] = (
+                compare_suite(settings, root) if is_comparison else load_suite(name, settings, root)
+            )
+        activation.virtual.append(_narrowed(found[name], selectors))
     config.args[:] = paths
     config.args_source = pytest.Config.ArgsSource.ARGS
 

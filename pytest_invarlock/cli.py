@@ -11,8 +11,15 @@ from importlib import import_module
 from pytest_invarlock.errors import InvarlockError
 
 # Each has ``register(commands: CommandTable) -> None`` and imports nothing heavy to do so.
-COMMAND_MODULES = ("pytest_invarlock.evidence.commands", "pytest_invarlock.doctor.commands")
+COMMAND_MODULES = (
+    "pytest_invarlock.run_commands",
+    "pytest_invarlock.evidence.commands",
+    "pytest_invarlock.doctor.commands",
+)
+PYTEST_FRONTS = ("run", "certify")
+"""Commands with pytest's exit statuses; what stands after ``--`` is for pytest."""
 EXIT_USAGE = 2
+EXIT_PYTEST_USAGE = 4
 EXIT_MISSING = 3
 EXIT_CRASHED = 70
 EXIT_INTERRUPTED = 130
@@ -54,14 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status (2: usage, as pytest's own is 4)."""
+    """Run one command; returns its exit status (2: usage; 4 for the fronts to pytest, as there)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         from pytest_invarlock import __version__
 
         print(f"pytest-invarlock {__version__}")
         return 0
-    options = build_parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         status: int = options.run(options)
     except InvarlockError as error:
@@ -77,3 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         raise SystemExit(EXIT_CRASHED) from error
     return status
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    own, for_pytest = list(arguments), []
+    is_front = own[:1] and own[0] in PYTEST_FRONTS
+    if is_front and "--" in own:
+        end = own.index("--")
+        own, for_pytest = own[:end], own[end + 1 :]
+    try:
+        options = build_parser().parse_args(own)
+    except SystemExit as stop:
+        if is_front and stop.code == EXIT_USAGE:
+            raise SystemExit(EXIT_PYTEST_USAGE) from stop
+        raise
+    options.pytest_arguments = for_pytest
+    return options

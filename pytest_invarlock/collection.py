@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_invarlock.activation import SUITE_FILE_SUFFIXES, Activation, VirtualSuite
+from pytest_invarlock.activation import Activation, VirtualSuite
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.items import CheckItem
+from pytest_invarlock.policy.suite_file_names import SUITE_FILE_SUFFIXES
 from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
@@ -61,8 +62,16 @@ class ModelCollector(pytest.Collector):
     pair: Pair
     virtual: VirtualSuite
 
-    def collect(self) -> Iterator[ScenarioCollector]:
-        """One collector a scenario."""
+    def collect(self) -> Iterator[pytest.Collector]:
+        """One collector a scenario; where the suite is tuned, the clean edits' alone."""
+        if self.virtual.suite.tunes:
+            from pytest_invarlock.policy.suite import TUNING
+            from pytest_invarlock.tuning_item import TuningCollector
+
+            tuning = TuningCollector.from_parent(self, name=TUNING)
+            tuning.pair, tuning.virtual = self.pair, self.virtual
+            yield tuning
+            return
         for scenario in self.virtual.suite.scenarios_of(self.pair):
             node = ScenarioCollector.from_parent(self, name=scenario.name)
             node.pair = self.pair

@@ -167,8 +167,10 @@ class LentEdit(AbstractContextManager[Any]):
     def __enter__(self) -> Any:
         """Apply the edit in place; gives the edited model."""
         context = self._applied()
+        model = context.__enter__()
+        # Only what was entered is left again: a refused edit must not shadow the open one.
         self._open.append(context)
-        return context.__enter__()
+        return model
 
     def __exit__(
         self,
@@ -186,9 +188,17 @@ class LentEdit(AbstractContextManager[Any]):
             yield subject.loaded.model
 
     def save(self, directory: str | Path) -> Path:
-        """Write the edited model and its tokenizer as a checkpoint that loads like any other."""
-        target = Path(directory)
-        with self._applied() as model:
-            model.save_pretrained(target)
-        self.bench.baseline.tokenizer.save_pretrained(target)
-        return target
+        """Write the edited model and its tokenizer as a new checkpoint directory.
+
+        A structural fault is written as it stands, also where what it leaves does not load.
+
+        Raises:
+            EditError: something of that name exists already (CHECKPOINT_EXISTS), it cannot be
+                written (CHECKPOINT_NOT_WRITTEN; nothing is left then), no files make the fault
+                (EDIT_NOT_SAVABLE), or the edit cannot be applied.
+        """
+        __tracebackhide__ = True
+        from pytest_invarlock.bench.saved_checkpoint import save_checkpoint
+
+        save_checkpoint(self.bench, self.spec, Path(directory))
+        return Path(directory)

@@ -24,6 +24,8 @@ from pytest_invarlock.records import Facts
 if TYPE_CHECKING:
     from invarlock_guards.contract import GuardResult
 
+    from pytest_invarlock.plan import Pool
+
 _CHECKS: Mapping[str, Callable[[Facts, DecisionPolicy], CheckDecision]] = {
     "primary_metric": primary_metric,
     "drift": drift_check,
@@ -32,13 +34,21 @@ _CHECKS: Mapping[str, Callable[[Facts, DecisionPolicy], CheckDecision]] = {
 _SAYS_NOTHING = ("not_applicable", "monitored")
 
 
-def decide(facts: Facts, policy: DecisionPolicy) -> Decision:
+def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification") -> Decision:
     """Judge one record: every check the policy demands, then the scenario's expectation.
+
+    A record of another ``pool`` than the one asked for is an error in every check: what parameters
+    were chosen on is no evidence for them.
 
     Raises ConfigError where the policy holds no expectation for the facts' scenario.
     """
     expected = policy.expectation(facts.model, facts.scenario)
-    checks = _judged(tuple(_check(name, facts, policy) for name in policy.checks))
+    checks = _judged(
+        tuple(
+            _of_other_pool(name, facts, pool) or _check(name, facts, policy)
+            for name in policy.checks
+        )
+    )
     fired = tuple(check.check for check in checks if check.outcome is Outcome.FAIL)
     outcome, met, text = _expectation(expected, checks, fired)
     return Decision(
@@ -73,6 +83,16 @@ def _judged(checks: tuple[CheckDecision, ...]) -> tuple[CheckDecision, ...]:
         )
         for check in checks
     )
+
+
+def _of_other_pool(name: str, facts: Facts, pool: Pool) -> CheckDecision | None:
+    found = facts.plan.get("windows", {}).get("pool", "certification")
+    if found == pool:
+        return None
+    return CheckDecision(
+        name, Outcome.ERROR, "other_pool",
+        f"the record was measured on the {found} documents, and is judged as of {pool}",
+    )  # fmt: skip
 
 
 def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:

@@ -15,6 +15,8 @@ from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.edit_names import edit_problem
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.sweep import refuse_sweeps
+from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +66,8 @@ def check_markers(items: Sequence[pytest.Item]) -> None:
             continue
         try:
             check_arguments(marker)
+            if is_marker_test(item):
+                _refuse_sweeps(item.config.stash[ACTIVATION].settings)
         except ConfigError as error:
             path, line, _ = item.reportinfo()
             raise pytest.UsageError(f"{path}:{(line or 0) + 1}: {error} [{error.code}]") from error
@@ -107,6 +111,7 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
             remedy="add @pytest.mark.invarlock(baseline=…, subject=…)",
         )
     check_arguments(marker)
+    _refuse_sweeps(settings)
     kwargs = marker.kwargs
     made = dict(settings.made)
     for keyword, value in kwargs.items():
@@ -121,12 +126,17 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
         scenario_name(item.nodeid),
         edit=_edit(kwargs.get("edit")),
         subject=str(kwargs["subject"]) if "subject" in kwargs else None,
-        kind=effective.text("kind") or "any",
+        kind=effective.text("kind"),
     )
     expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy({}, effective, expectations)
     plan = with_sequence(build_plan({}, effective, root), policy, effective)
     return Comparison(pair, scenario, plan, policy, effective.number("repeats") or 1)
+
+
+def _refuse_sweeps(settings: Settings) -> None:
+    what = "a marker's comparison is no scenario of a suite: it has no dose"
+    refuse_sweeps(settings, what, "drop it, or leave the marker tests out")
 
 
 def scenario_name(node_id: str) -> str:

@@ -6,7 +6,7 @@ a file name: locations live in `Pair` and `DataSource`, identities (digests) in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ CONVENTIONS: tuple[Convention, ...] = (
 )  # fmt: skip
 Arm = Literal["preview", "final"]
 ARMS: tuple[Arm, Arm] = ("preview", "final")
+Pool = Literal["certification", "tuning"]
+"""Which documents windows come from: those that verdicts rest on, or those kept for tuning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,44 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What a scenario is for, in the original's words; it changes neither facts nor verdict.
+
+    ``primary_guard`` is the check that is meant to see the change; ``artifact_class`` is what kind
+    of subject the scenario makes.
+    """
+
+    intent: str | None = None
+    primary_guard: str | None = None
+    artifact_class: str | None = None
+
+    def document(self) -> dict[str, str]:
+        """What was given, as plain JSON values."""
+        given = {
+            "intent": self.intent,
+            "primary_guard": self.primary_guard,
+            "artifact_class": self.artifact_class,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
-    """One subject of a pair: an edit of the baseline, or a checkpoint (``subject`` reference)."""
+    """One subject of a pair: an edit of the baseline, or a checkpoint (``subject`` reference).
+
+    ``kind`` is the declared kind of change, None the edit's own; ``runs`` are the numbers of its
+    draws of windows, none: as many as the suite has; ``timeout`` bounds one run, in seconds;
+    ``skipped`` says why its edit has no parameters, which makes it an ERROR.
+    """
 
     name: str
     edit: EditSpec | None = None
     subject: str | None = None
-    kind: str = "any"
+    kind: str | None = None
+    runs: tuple[int, ...] = ()
+    timeout: float | None = None
+    description: Description = Description()
+    skipped: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a scenario that names neither or both."""
@@ -65,15 +98,40 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, order=True)
 class PlannedScenario:
-    """A scenario of a model that the run set out to measure, ``draws`` times."""
+    """A scenario of a model that the run set out to measure, ``draws`` times.
+
+    ``seeds`` are the numbers of the draws, where they are not those from 0.
+    """
 
     model: str
     scenario: str
     draws: int
+    seeds: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> PlannedScenario:
+        """The entry of a `document`."""
+        return cls(**{**document, "seeds": tuple(document.get("seeds", ()))})
+
+    @classmethod
+    def of_runs(cls, model: str, scenario: str, runs: Sequence[int]) -> PlannedScenario:
+        """The entry of a scenario with the draws of these numbers."""
+        counted = tuple(runs) == tuple(range(len(runs)))
+        return cls(model, scenario, len(runs), () if counted else tuple(runs))
+
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """The numbers of the draws; as many as ``seeds`` says, whatever ``draws`` does."""
+        return self.seeds or tuple(range(self.draws))
 
     def document(self) -> dict[str, Any]:
         """The entry as plain JSON values."""
-        return {"model": self.model, "scenario": self.scenario, "draws": self.draws}
+        return {
+            "model": self.model,
+            "scenario": self.scenario,
+            "draws": self.draws,
+            **({"seeds": list(self.seeds)} if self.seeds else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +185,8 @@ class WindowSelection:
     """How windows are cut and drawn; lengths in tokens, counts in windows.
 
     For metric ``accuracy`` the counts are of examples. ``max_windows_per_document`` keeps few long
-    documents from carrying the verdict.
+    documents from carrying the verdict. With ``pool`` "tuning" both arms are cut from the documents
+    that no certification reads; the counts are then the most that is taken.
     """
 
     seq_len: int
@@ -137,9 +196,10 @@ class WindowSelection:
     max_windows_per_document: int = 8
     seed: int = 0
     convention: Convention = "document"
+    pool: Pool = "certification"
 
     def document(self) -> dict[str, Any]:
-        """The selection as plain JSON values."""
+        """The selection as plain JSON values; ``pool`` only where it is not the usual one."""
         return {
             "seq_len": self.seq_len,
             "stride": self.stride,
@@ -148,6 +208,7 @@ class WindowSelection:
             "max_windows_per_document": self.max_windows_per_document,
             "seed": self.seed,
             "convention": self.convention,
+            **({} if self.pool == "certification" else {"pool": self.pool}),
         }
 
 

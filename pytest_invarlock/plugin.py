@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.settings import SETTINGS, collect_settings
 from pytest_invarlock.stash import ACTIVATION, CONTROLLER
 
@@ -41,9 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """``--invarlock-list-suites`` prints and ends the session."""
-    settings = collect_settings(config.getoption, config.getini, os.environ)
-    if settings.text("list-suites") in (None, "false"):
-        return None
+    try:
+        settings = collect_settings(config.getoption, config.getini, os.environ)
+        if not settings.flag("list-suites"):
+            return None
+    except ConfigError as error:
+        raise pytest.UsageError(f"{error} [{error.code}]") from error
     from pytest_invarlock.reporting.suites import list_suites
 
     return list_suites()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.decide import decide
+from pytest_invarlock.decision import Outcome
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, policies_by_scenario
 from pytest_invarlock.verdict import RunVerdict, decide_run
@@ -25,7 +26,7 @@ class RunSummary:
     """A run's records, the decision on each, and its verdict where it ran whole.
 
     ``status`` is ``complete``, ``partial`` (some items were not selected or not reached) or
-    ``incomplete`` (interrupted); only a complete run has a verdict and is sealed.
+    ``incomplete`` (interrupted); only a complete run has a verdict and is sealed, and no sweep.
     """
 
     run: RunDirectory
@@ -49,7 +50,32 @@ class RunSummary:
     @property
     def complete(self) -> bool:
         """Whether the run has a verdict."""
-        return self.status == "complete"
+        return self.verdict is not None
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the run is of doses, which certify nothing."""
+        return any(plan.get("sweeps") for plan in self.plans)
+
+    @property
+    def sweep_failed(self) -> bool:
+        """Whether a dose could not be measured, or a whole sweep lacks one."""
+        if not self.is_sweep:
+            return False
+        measured = {
+            (d.model, d.scenario, d.draw) for d in self.decisions if d.outcome is not Outcome.ERROR
+        }
+        planned = {(p.model, p.scenario, draw) for p in self.planned for draw in p.runs}
+        return len(measured) < len(self.decisions) or (
+            self.status == "complete" and measured != planned
+        )
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word, or why there is none."""
+        if self.is_sweep:
+            return "SWEEP, NO VERDICT"
+        return self.verdict.verdict if self.verdict is not None else self.status.upper()
 
     def policy(self, decision: Decision) -> DecisionPolicy:
         """The policy a decision was made under."""
@@ -114,7 +140,9 @@ def summarise(
     )
     node_ids = {node_id for plan in plans for node_id in plan["node_ids"]}
     status: Status = cut or ("complete" if node_ids <= ran else "partial")
-    verdict = decide_run(planned, decisions, policies) if status == "complete" else None
+    # Doses are informational whatever the suite demands of their scenario: they certify nothing.
+    judged = status == "complete" and not any(plan.get("sweeps") for plan in plans)
+    verdict = decide_run(planned, decisions, policies) if judged else None
     prefix = plans[0]["node_prefix"] if plans else None
     return RunSummary(
         run=run,

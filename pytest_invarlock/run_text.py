@@ -129,7 +129,7 @@ def aligned(table: list[tuple[str, ...]]) -> list[str]:
 
 def markdown(summary: RunSummary) -> str:
     """``summary.md``: the verdict, the table, what is behind each row, what is broken."""
-    word = summary.verdict.verdict if summary.verdict is not None else summary.status
+    word = summary.word if summary.complete or summary.is_sweep else summary.status
     head = [f"## invarlock {summary.name}: {word}", ""]
     titles = ("met", *HEADINGS[1:])
     table = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]

@@ -16,6 +16,7 @@ from pytest_invarlock.progress import ProgressLine
 
 if TYPE_CHECKING:
     from pytest_invarlock.run_summary import RunSummary
+    from pytest_invarlock.tuned_file import TunedFile
 
 
 class RunController:
@@ -29,6 +30,7 @@ class RunController:
         self._activation = activation
         self._ran: set[str] = set()
         self._summaries: list[RunSummary] = []
+        self._tuned: list[TunedFile] = []
         self._problems: dict[str, str] = {}
         self._progress: ProgressLine | None = None
 
@@ -58,6 +60,8 @@ class RunController:
                 f"{len(suite.scenarios)} scenarios) tier {suite.policy.tier} "
                 f"profile {suite.policy.profile} out {self._activation.out}"
             )
+            if suite.tunes:
+                lines.append("invarlock: tuning clean edits: no verdict, no evidence pack")
             lines += [f"invarlock: note: {note}" for note in suite.notes]
         return lines
 
@@ -132,15 +136,46 @@ class RunController:
             except InvarlockError as error:
                 summary.problem = f"{error} [{error.code}]"
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self._conclude_sweeps(session, summary)
         for summary in self._summaries:
             # Kept states of the baseline: as large as its text is long, and of no use to anybody.
             shutil.rmtree(summary.run.state / "baseline", ignore_errors=True)
+        if self._activation.settings.flag("tune"):
+            self._merge_tuned()
         if self._problems:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._summaries:
             from pytest_invarlock.reporting.junit import add_suite_properties
 
             add_suite_properties(self._config, self._summaries)
+
+    def _merge_tuned(self) -> None:
+        """Merge what the workers tuned; what they kept of baselines is of no further use."""
+        from pytest_invarlock.run_directory import runs_of_session
+        from pytest_invarlock.tuned_file import write_tuned_file
+
+        activation = self._activation
+        for run in runs_of_session(activation.out, activation.stamp, activation.session):
+            shutil.rmtree(run.state / "baseline", ignore_errors=True)
+            try:
+                tuned = write_tuned_file(run)
+            except InvarlockError as error:
+                self._problems[run.run_id] = f"{error} [{error.code}]"
+                continue
+            if tuned is not None:
+                self._tuned.append(tuned)
+
+    def _conclude_sweeps(self, session: pytest.Session, summary: RunSummary) -> None:
+        """Write the files of a run's sweeps, and fail where a dose could not be measured."""
+        from pytest_invarlock.reporting.dose_response_files import write_sweeps
+
+        try:
+            write_sweeps(summary)
+        except InvarlockError as error:
+            self._problems[f"{summary.run.run_id} sweeps"] = f"{error} [{error.code}]"
+        if summary.sweep_failed and session.exitstatus == pytest.ExitCode.OK:
+            # Its item failed too, unless a user's own hook softened that; no verdict would tell.
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _conclude(self, summary: RunSummary) -> None:
         from pytest_invarlock.evidence.run_pack import seal_run, signing_key, write_reports
@@ -159,6 +194,10 @@ class RunController:
 
             for summary in self._summaries:
                 write_summary(terminalreporter, summary)
+        if self._activation.settings.flag("tune") and not self._config.option.collectonly:
+            from pytest_invarlock.reporting.tuning import write_tuned
+
+            write_tuned(terminalreporter, self._tuned)
         for run_id, problem in self._problems.items():
             terminalreporter.write_line(f"ERROR: {run_id}: {problem}", red=True)
 

@@ -87,7 +87,7 @@ def decide_run(
         policies: by (model, scenario), the policy each was decided under.
     """
     found = {(d.model, d.scenario, d.draw) for d in decisions}
-    wanted = {(p.model, p.scenario, draw) for p in planned for draw in range(p.draws)}
+    wanted = {(p.model, p.scenario, draw) for p in planned for draw in p.runs}
     ordered = sorted(decisions, key=lambda d: (d.model, d.scenario, d.draw))
     requirements = [
         Requirement("evidence_present", bool(found), f"{len(found)} records"),

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.decision import SEVERITY, Decision, Outcome
 from pytest_invarlock.errors import InvarlockError, error_code
+from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
+from pytest_invarlock.scenario_clock import ScenarioClock
 from pytest_invarlock.stash import ACTIVATION, WORKBENCH
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class Measured:
     def properties(self, item: str) -> list[tuple[str, str]]:
         """junit properties of ``item``: short strings only."""
         decision = self.worst(item)
-        facts = self.records[decision.draw].facts
+        facts = next(r.facts for r in self.records if r.facts.draw == decision.draw)
         outcome = decision.outcome
         if item not in ("detected", "signal"):
             outcome = decision.check(item).outcome
@@ -164,7 +166,7 @@ class Workbench:
 
     def suite_run(self, suite: Suite) -> RunDirectory:
         """The run directory of ``suite``, with what is planned written into it."""
-        run = self.run_directory(suite.name, f"{suite.node_prefix}|{suite.path.resolve()}")
+        run = self.run_directory(run_name(suite), f"{suite.node_prefix}|{suite.path.resolve()}")
         run.write_plan(suite_plan(suite))
         return run
 
@@ -186,7 +188,7 @@ class Workbench:
         run = self.suite_run(suite)
         records = tuple(
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
-            for draw in range(suite.draws)
+            for draw in suite.runs_of(scenario)
         )
         self._measured[key] = decided(run, suite.policy, records)
         return self._measured[key]
@@ -228,9 +230,14 @@ class Workbench:
 
         try:
             there = bench()
-            there.progress = lambda stage, done, total: self.report_progress(
-                item, f"{pair.name} {scenario.name} {stage} {done}/{total} windows"
-            )
+            clock = ScenarioClock(scenario)
+
+            def progress(stage: str, done: int, total: int) -> None:
+                clock.check(stage)
+                text = f"{pair.name} {scenario.name} {stage} {done}/{total} windows"
+                self.report_progress(item, text)
+
+            there.progress = progress
             record = measure(pair, scenario, plan, bench=there, salt=run.salt(), worker=self.worker)
         except Exception as error:
             run.write_record(error_record(pair, scenario, plan, error_code(error)))
@@ -280,14 +287,19 @@ def decided(run: RunDirectory, policy: DecisionPolicy, records: tuple[Record, ..
     return Measured(run, policy, records, tuple(decide(record.facts, policy) for record in records))
 
 
+def run_name(suite: Suite) -> str:
+    """What a run of ``suite`` is called; a sweep is no run of it, and never takes its name."""
+    return f"sweep-{suite.name}" if suite.sweeps else suite.name
+
+
 def suite_plan(suite: Suite) -> dict[str, Any]:
     """What a suite sets out to do: planned set, node ids, policy, scenarios, as JSON values."""
     return {
-        "name": suite.name,
+        "name": run_name(suite),
         "node_prefix": suite.node_prefix,
         "node_ids": suite.node_ids(),
         "planned": [
-            {"model": pair.name, "scenario": scenario.name, "draws": suite.draws}
+            PlannedScenario.of_runs(pair.name, scenario.name, suite.runs_of(scenario)).document()
             for pair, scenario in suite.planned()
         ],
         "policies": [suite.policy.document()],
@@ -296,10 +308,13 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
                 "scenario": scenario.name,
                 "kind": kind_of(scenario),
                 "edit": scenario.edit.document() if scenario.edit is not None else None,
+                **scenario.description.document(),
+                **({} if scenario.timeout is None else {"timeout": scenario.timeout}),
                 **({} if model is None else {"model": model}),
             }
             for model, scenario in suite.distinct_scenarios()
         ],
+        **({"sweeps": [sweep.document() for sweep in suite.sweeps]} if suite.sweeps else {}),
     }
 
 

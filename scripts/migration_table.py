@@ -37,8 +37,9 @@ def page() -> str:
             HEAD,
             "## Still read\n",
             *_rows("is", [(old, _meaning(old)) for old in read]),
-            "\nAn argument of a provider counts where the data is named by that kind alone, as in\n"
-            "`INVARLOCK_DATASET=local_jsonl`.\n",
+            "\nAn argument of a provider counts wherever that provider is chosen: in a setting, a\n"
+            "suite file or a preset. It beats file and preset; what the setting of the data says\n"
+            "itself (`hf_text:NAME`) beats it.\n",
             "## Read by others\n",
             *_rows("read by", [(old, old.honoured or "") for old in honoured]),
             "\n## Dropped\n",

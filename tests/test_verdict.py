@@ -67,6 +67,16 @@ def broken(verdict: RunVerdict) -> list[str]:
     return [rule.name for rule in verdict.requirements if not rule.passed]
 
 
+def test_the_draws_that_were_named_are_the_ones_wanted() -> None:
+    planned = [PlannedScenario.of_runs("m", "clean", (3, 5))]
+    assert planned[0].document() == {"model": "m", "scenario": "clean", "draws": 2, "seeds": [3, 5]}
+    assert PlannedScenario.read(planned[0].document()) == planned[0]
+    for draws, held in (((3, 5), True), ((0, 1), False), ((3,), False), ((3, 5, 6), False)):
+        decisions = [decision("clean", draw=draw) for draw in draws]
+        verdict = decide_run(planned, decisions, {("m", "clean"): POLICY})
+        assert ("scenario_coverage" not in broken(verdict)) is held, draws
+
+
 def test_a_run_without_records_fails() -> None:
     verdict = run([])
     assert verdict.verdict == "FAIL"

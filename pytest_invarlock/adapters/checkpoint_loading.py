@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 PADDED_VOCABULARY_SHARE = 0.05
 """Embeddings are often padded for speed; known models pad by less than two in a hundred rows."""
 
-_MODEL_CLASSES: Mapping[Reading, str] = {
+MODEL_CLASSES: Mapping[Reading, str] = {
     "causal": "AutoModelForCausalLM",
     "masked": "AutoModelForMaskedLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
+"""The class of transformers that makes a model for each reading."""
 
 
 def load_config(source: ModelSource) -> Any:
@@ -65,9 +66,9 @@ def load_checkpoint(
     Raises:
         ModelLoadError: tokenizer or weights are missing, incomplete or inconsistent.
     """
-    tokenizer = _load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     model, unread = _load_model(source, config, reading, device=device, dtype=dtype)
-    _check_vocabulary(source, model, tokenizer)
+    check_vocabulary(source, model, tokenizer)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -81,7 +82,8 @@ def load_checkpoint(
     )
 
 
-def _load_tokenizer(source: ModelSource) -> Any:
+def load_tokenizer(source: ModelSource) -> Any:
+    """The checkpoint's tokenizer; raises ModelLoadError where it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -106,7 +108,7 @@ def _load_model(
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    load: Any = getattr(transformers, _MODEL_CLASSES[reading]).from_pretrained
+    load: Any = getattr(transformers, MODEL_CLASSES[reading]).from_pretrained
     try:
         model, loading = load(
             str(source.directory),
@@ -143,7 +145,8 @@ def _check_loading(source: ModelSource, loading: Mapping[str, Any]) -> None:
             )
 
 
-def _check_vocabulary(source: ModelSource, model: PreTrainedModel, tokenizer: Any) -> None:
+def check_vocabulary(source: ModelSource, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raise ModelLoadError where the tokenizer is not one of the model\'s vocabulary."""
     rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     size = len(tokenizer)
     if size > rows or size < rows * (1 - PADDED_VOCABULARY_SHARE):

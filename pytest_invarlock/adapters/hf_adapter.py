@@ -71,7 +71,7 @@ class HF_Adapter:  # noqa: N801  like its subclasses, whose names are kept from 
         """
         source = resolve_model(reference, allow_network=self._allow_network)
         config = load_config(source)
-        reading = self._reading(config, reference)
+        reading = self.reading_of(config, reference)
         return load_checkpoint(
             source, config, reading, adapter=ADAPTER_OF[reading], device=device, dtype=dtype
         )
@@ -84,14 +84,16 @@ class HF_Adapter:  # noqa: N801  like its subclasses, whose names are kept from 
         return self.load(reference, device=resolved, dtype=resolve_dtype("auto", resolved)).model
 
     def describe(self, model: torch.nn.Module) -> Mapping[str, Any]:
-        """Class, parameter count and context of ``model``."""
+        """Class, parameter count, context and number of layers of ``model``."""
         return {
             "class": type(model).__name__,
             "n_parameters": sum(p.numel() for p in model.parameters()),
             "context": context_length(model),
+            "n_layer": getattr(getattr(model, "config", None), "num_hidden_layers", None),
         }
 
-    def _reading(self, config: Any, reference: str) -> Reading:
+    def reading_of(self, config: Any, reference: str) -> Reading:
+        """How a model with ``config`` is read; raises AdapterError where this adapter does not."""
         fitting = fitting_readings(config)
         if self.reading in fitting:
             return self.reading

@@ -19,5 +19,6 @@ class HF_Auto_Adapter(HF_Adapter):  # noqa: N801  the public name, kept from the
 
     name = "hf_auto"
 
-    def _reading(self, config: Any, reference: str) -> Reading:
+    def reading_of(self, config: Any, reference: str) -> Reading:
+        """The likeliest reading of ``config``; raises AdapterError where it has no head for any."""
         return likeliest_reading(config, reference)

@@ -18,7 +18,7 @@ _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How much an edit touched, and how much of that came out different, bit for bit."""
+    """How much an edit touched, and how much of that came out different (0 and -0 are not)."""
 
     n_tensors_touched: int
     n_tensors_changed: int
@@ -36,10 +36,10 @@ class EditJournal:
 
     def __init__(self, model: torch.nn.Module, digests: Mapping[str, str]) -> None:
         self.model = model
-        self._digests = digests
+        self.digests = digests
         self._tensors = model_tensors(model)
         self._saved: dict[str, torch.Tensor] = {}
-        self._storage: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+        self._places: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -58,16 +58,17 @@ class EditJournal:
         # Tied names share storage: what was saved under one name must not be saved edited. A tensor
         # that overlaps an edited one is saved, and undone before it: `undo` goes backwards.
         place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
-        if self._storage.setdefault(place, name) == name and name not in self._saved:
+        if place not in self._places:
+            # Saved before it counts as saved, should memory run out between the two.
             self._saved[name] = tensor.detach().clone()
+            self._places.add(place)
         with torch.no_grad():
             tensor.copy_(value)
 
     def changes(self) -> Changes:
-        """Compare every touched tensor with its saved bits."""
+        """Compare every touched tensor with its saved bits; zeros of either sign are the same."""
         differing = [
-            int((_bits(self._tensors[name]) != _bits(saved)).sum().item())
-            for name, saved in self._saved.items()
+            _n_different(self._tensors[name], saved) for name, saved in self._saved.items()
         ]
         return Changes(
             n_tensors_touched=len(self._saved),
@@ -82,14 +83,26 @@ class EditJournal:
             for name, saved in reversed(self._saved.items()):
                 self._tensors[name].copy_(saved)
         for name in self._saved:
-            if tensor_digest(self._tensors[name]) != self._digests[name]:
+            if tensor_digest(self._tensors[name]) != self.digests[name]:
                 raise EditError(
                     f"{name} could not be restored bit for bit",
                     remedy="the resident model is reloaded; report this",
                     code="UNDO_FAILED",
                 )
         self._saved.clear()
-        self._storage.clear()
+        self._places.clear()
+
+
+def _n_different(tensor: torch.Tensor, saved: torch.Tensor) -> int:
+    different = _bits(tensor) != _bits(saved)
+    # No model computes anything else with -0 than with 0: turning the sign of zeros is no change.
+    different &= ~(_zeros(tensor) & _zeros(saved))
+    return int(different.sum().item())
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    # The 8-bit types have no comparison of their own.
+    return (tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()) == 0
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

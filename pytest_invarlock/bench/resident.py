@@ -21,13 +21,9 @@ from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.function_state import function_state
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
-from pytest_invarlock.bench.subject import Subject
+from pytest_invarlock.bench.subject import edited_subject, loaded_subject
 from pytest_invarlock.bench.subject_pass import PairedArm, SubjectPass
-from pytest_invarlock.bench.tensor_digest import (
-    combined_digest,
-    edited_digests,
-    tensor_digests,
-)
+from pytest_invarlock.bench.tensor_digest import combined_digest, tensor_digests
 from pytest_invarlock.core.determinism import device_identity, in_force
 from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.errors import EditError, MeasurementError
@@ -40,6 +36,7 @@ from pytest_invarlock.provenance import code_digest, library_versions
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.data import WindowSet
     from pytest_invarlock.metrics.batches import Batch
     from pytest_invarlock.metrics.token_scoring import Scores
@@ -75,7 +72,7 @@ class Bench:
     _draws: Draws | None = None
     _evidence: dict[int, BaselineEvidence] = field(default_factory=dict)
     _state: str = ""
-    _edit_is_open: bool = False
+    _journal: EditJournal | None = None
     _lent: bool = False
 
     @property
@@ -83,21 +80,25 @@ class Bench:
         """The baseline, loaded on first use and kept."""
         if self._loaded is None:
             with in_force(self.plan):
-                self._loaded = self.adapter.load(
+                loaded = self.adapter.load(
                     self.pair.baseline, device=self.plan.device, dtype=self.plan.dtype
                 )
-            self.adopt(self._loaded)
+            self.adopt(loaded)
             self.counters.baseline_loads += 1
             self.log("baseline_load", pair=self.pair.name)
+            return loaded
         return self._loaded
 
     def adopt(self, loaded: LoadedModel) -> None:
         """Take ``loaded`` as the resident baseline and read its identity and structure."""
-        self._loaded = loaded
+        self._loaded = None
         self._digests = tensor_digests(loaded.model)
         self._structure = read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread)
         self._state = function_state(loaded.model)
         self._forget_evidence()
+        self._journal = None
+        # Last: an interruption leaves no resident, never one with the identity of another.
+        self._loaded = loaded
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -152,7 +153,7 @@ class Bench:
     def _baseline_pass(self, draw: int) -> BaselineEvidence:
         self.counters.baseline_passes += 1
         self.log("baseline_pass", pair=self.pair.name, draw=draw)
-        model = self.baseline.model
+        model = self.unedited().model
         arms = self.windows(draw).arms
         total = sum(len(windows) for windows in arms.values())
         done = 0
@@ -232,7 +233,7 @@ class Bench:
 
     def _own_side(self, draw: int) -> BaselineSide:
         if self._side is None:
-            self._side = BaselineSide(self.baseline, self.batches(draw, "final")[0])
+            self._side = BaselineSide(self.unedited(), self.batches(draw, "final")[0])
         return self._side
 
     def measure_subject(self, subject: Subject, draw: int) -> dict[Arm, PairedArm]:
@@ -277,33 +278,40 @@ class Bench:
             EditError: the edit cannot be applied, or not be undone; then the resident model is
                 dropped, and reloaded by whoever asks next.
         """
-        if self._edit_is_open:
-            raise EditError(
-                f"{self.pair.name}: the baseline already carries an edit",
-                remedy="leave the first edit's context before another",
-                code="EDIT_OPEN",
-            )
-        loaded = self.baseline
+        loaded = self.unedited()
         if self._side is not None:
             self._side.keep()
         journal = EditJournal(loaded.model, self._digests)
-        self._edit_is_open = True
         try:
-            coverage = apply_edit(spec, journal)
-            yield Subject(
-                loaded=loaded,
-                digests=edited_digests(loaded.model, journal.touched, self._digests),
-                structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
-                edit=coverage,
-                in_place=True,
-            )
-        finally:
-            self._edit_is_open = False
             try:
-                journal.undo()
+                # From before the first write until the undo is proved, it is no baseline.
+                self._journal = journal
+                coverage = apply_edit(spec, journal)
+                yield edited_subject(loaded, coverage, journal.touched, journal.digests)
             except BaseException:
-                self.drop()
+                journal.undo()
+                # What broke off may have left hooks or data that no journal holds.
+                if self._journal is journal and self._is_as_loaded():
+                    self._journal = None
                 raise
+            journal.undo()
+            # A resident that was loaded since may carry another edit.
+            self._journal = None if self._journal is journal else self._journal
+        except BaseException:
+            if self._journal is journal:
+                self.drop()
+            raise
+
+    def unedited(self) -> LoadedModel:
+        """The baseline; raises EditError (EDIT_OPEN) while it carries an edit."""
+        loaded = self.baseline
+        if self._journal is not None:
+            raise EditError(
+                f"{self.pair.name}: the baseline carries an edit",
+                remedy="leave the edit's context first",
+                code="EDIT_OPEN",
+            )
+        return loaded
 
     @contextmanager
     def damaged_view(self, spec: EditSpec) -> Iterator[Subject]:
@@ -312,7 +320,7 @@ class Bench:
         Raises:
             EditError: there is nothing in this checkpoint that the fault could strike.
         """
-        subject = damaged_subject(spec, self.baseline, self.digests)
+        subject = damaged_subject(spec, self.unedited(), self.digests)
         self.log("subject_view", pair=self.pair.name)
         try:
             yield subject
@@ -327,12 +335,7 @@ class Bench:
         self.counters.subject_loads += 1
         self.log("subject_load", pair=self.pair.name)
         try:
-            yield Subject(
-                loaded=loaded,
-                digests=tensor_digests(loaded.model),
-                structure=read_structure(loaded.model, loaded.tokenizer_fingerprint, loaded.unread),
-                edit=None,
-            )
+            yield loaded_subject(loaded)
         finally:
             del loaded
             free_memory()
@@ -343,13 +346,15 @@ class Bench:
         return digest({"class": type(self.baseline.model).__name__, **self.structure.config})
 
     def unchanged(self) -> bool:
-        """Whether the resident baseline is what was loaded: every tensor, configuration, mode."""
+        """Whether the resident carries no edit and is what was loaded: tensors, config, mode."""
+        return self._journal is None and self._is_as_loaded()
+
+    def _is_as_loaded(self) -> bool:
         model = self.baseline.model
-        now = read_structure(model, self.baseline.tokenizer_fingerprint)
         return (
             function_state(model) == self._state
             and tensor_digests(model) == self._digests
-            and now.config == self.structure.config
+            and read_structure(model, None).config == self.structure.config
         )
 
     def lend(self) -> LoadedModel:
@@ -358,12 +363,13 @@ class Bench:
         return self.baseline
 
     def prove_baseline(self) -> None:
-        """Load the baseline, or prove that nobody it was lent to has changed it.
+        """Load the baseline, or prove that no edit and nobody it was lent to has changed it.
 
         Raises:
             EditError: it was changed; then it is dropped, and reloaded by whoever asks next.
         """
-        if self._edit_is_open or (self._loaded is not None and self._lent and not self.unchanged()):
+        carries_edit = self._loaded is not None and self._journal is not None
+        if carries_edit or (self._loaded is not None and self._lent and not self.unchanged()):
             self.drop()
             raise EditError(
                 f"{self.pair.name}: the resident baseline was changed before it was measured",
@@ -375,6 +381,7 @@ class Bench:
     def drop(self) -> None:
         """Forget the resident model; the next use loads it afresh."""
         self._loaded = None
+        self._journal = None
         self._lent = False
         self._forget_evidence()
         self.log("baseline_drop", pair=self.pair.name)

@@ -118,6 +118,17 @@ def _set_tf32(matmul: str, cudnn: str) -> None:
     torch.backends.cudnn.allow_tf32 = cudnn == "tf32"
 
 
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Run with float32 products in full float32, as no mode but strict guarantees on CUDA."""
+    before = _tf32()
+    _set_tf32("ieee", "ieee")
+    try:
+        yield
+    finally:
+        _set_tf32(*before)
+
+
 def random_seed(plan: MeasurementPlan) -> int:
     """What the global generators are seeded with, for edits and guards that draw from them."""
     return plan.windows.seed + plan.draw

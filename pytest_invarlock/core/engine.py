@@ -24,9 +24,11 @@ from pytest_invarlock.core.determinism import (
     resolve_plan,
 )
 from pytest_invarlock.core.pairing import match_fraction
-from pytest_invarlock.errors import MeasurementError
+from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.edit_names import kind_of
+from pytest_invarlock.policy.tuned import SKIPPED_REMEDY
+from pytest_invarlock.policy.unbuilt_guards import unbuilt_guards
 from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
 from pytest_invarlock.records import Facts, Record
 
@@ -64,8 +66,11 @@ def measure(
         worker: the name of the process that measures, for the observations.
 
     Raises:
-        InvarlockError: any typed error of loading, data, edit or measurement.
+        InvarlockError: any typed error of loading, data, edit or measurement; EditError
+            (EDIT_SKIPPED) for a clean edit whose file of parameters has none on purpose.
     """
+    if scenario.skipped is not None:
+        raise EditError(scenario.skipped, remedy=SKIPPED_REMEDY, code="EDIT_SKIPPED")
     if bench is None:
         bench = Bench(pair, resolve_plan(plan))
     started = datetime.now(UTC)
@@ -169,7 +174,10 @@ def _facts(
     evidence: BaselineEvidence,
 ) -> Facts:
     windows = bench.windows(draw)
-    guards = {"invariants": measure_invariants(bench.structure, subject.structure)}
+    guards = {
+        "invariants": measure_invariants(bench.structure, subject.structure),
+        **unbuilt_guards(bench.plan.notes),
+    }
     match, notes = match_fraction(bench, subject.loaded, draw)
     # Losses of another tokenizer's tokens are about other events: none are taken.
     comparable = match == 1.0 and subject.load_failure is None
@@ -229,11 +237,18 @@ def _divergence(
 
 
 def _measured_plan(bench: Bench, draw: int, windows: WindowSet) -> MeasurementPlan:
-    """The plan with what windows given ready-made make of it."""
+    """The plan with the counts and lengths of windows that it does not fix itself."""
     metric = metric_of(bench.plan, bench.baseline.reading)
     plan = replace(bench.plan.for_draw(draw), metric=metric)
     if not bench.draws.is_given(draw):
-        return plan
+        if plan.windows.pool == "certification":
+            return plan
+        drawn = replace(
+            plan.windows,
+            preview_windows=windows.n_drawn("preview"),
+            final_windows=windows.n_drawn("final"),
+        )
+        return replace(plan, windows=drawn)
     selection = replace(
         plan.windows,
         seq_len=windows.seq_len,

@@ -11,9 +11,22 @@ import numpy as np
 from pytest_invarlock.adapters.hf_causal import LoadedModel, context_length
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.resident import Bench
+from pytest_invarlock.bench.tensor_digest import combined_digest, tensor_digests
 from pytest_invarlock.core.api import RunConfig, RunReport, Status
-from pytest_invarlock.core.determinism import resolve_plan
+from pytest_invarlock.core.determinism import in_force, resolve_plan
+from pytest_invarlock.core.edit_objects import (
+    EditedCopy,
+    EditedCopyAdapter,
+    carry_over,
+    check_adapter,
+    check_edit_object,
+    check_fit,
+    described,
+    edited_copy,
+    spec_of,
+)
 from pytest_invarlock.core.engine import measure
+from pytest_invarlock.core.model_state import confined
 from pytest_invarlock.data.window_set import Window, WindowSet
 from pytest_invarlock.data.windows import MIN_SCORED_TOKENS
 from pytest_invarlock.decide import decide
@@ -33,14 +46,36 @@ from pytest_invarlock.plan import (
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Setting, Settings
+from pytest_invarlock.policy.suite import KINDS
 
 if TYPE_CHECKING:
     from invarlock_guards.contract import Guard
 
+    from pytest_invarlock.core.api import EditLike, ModelAdapter
     from pytest_invarlock.records import Record
 
 MODEL = "model"
 BUILT_IN_GUARDS = ("invariants",)
+
+
+class CallersBench(Bench):
+    """A bench whose resident is a caller's model: dropped, it is still theirs, and is put right."""
+
+    _unfinished: EditJournal | None = None
+
+    def drop(self) -> None:
+        """Forget the resident, but not the bits of an edit that may still be in it."""
+        self._unfinished = self._journal or self._unfinished
+        super().drop()
+
+    def put_back(self, model: Any, digests: Mapping[str, str]) -> None:
+        """Undo what an interrupted undo left in ``model``, and prove that it is ``digests``.
+
+        Raises:
+            EditError: it is not (MODEL_LEFT_CHANGED).
+        """
+        # A second interruption may have come before the first one's drop.
+        put_back(model, digests, self._journal or self._unfinished)
 
 
 class CoreRunner:
@@ -49,8 +84,8 @@ class CoreRunner:
     def execute(
         self,
         model: Any,
-        adapter: Any,
-        edit: EditSpec,
+        adapter: ModelAdapter | None,
+        edit: EditSpec | EditLike,
         guards: Sequence[Guard],
         config: RunConfig,
         *,
@@ -60,12 +95,17 @@ class CoreRunner:
     ) -> RunReport:
         """Measure ``edit`` on ``model`` against ``model`` itself.
 
-        On success the edit stays applied; otherwise the model is as it was, bit for bit.
+        On success the edit stays applied, the very numbers that were measured; otherwise, after an
+        exception or an interruption too, the model is as it was, bit for bit, or an error says
+        that it is left changed.
 
         Args:
             model: a causal language model, on its device.
             adapter: describes the model; may be None.
-            edit: the edit to apply.
+            edit: a named edit, or an object with ``apply``. One that has a ``spec``, such as
+                `RTNQuantEdit`, is run as that named edit; any other is applied to a copy, which
+                takes the model's memory a second time (and, while ``apply`` runs, a third time
+                in main memory), and carried over on success.
             guards: which built-in guards to demand; the tier's others are left out.
             config: limits and names of tier and profile.
             calibration_data: mappings with ``input_ids`` (1, length) and ``attention_mask``; each
@@ -76,8 +116,15 @@ class CoreRunner:
         Raises:
             DataError: no calibration data, or fewer windows than asked for.
             ConfigError: a guard this version does not have.
-            EditError: ``EDIT_STRUCTURAL`` for a fault that no resident model can carry.
+            AdapterError: ``ADAPTER_UNUSABLE`` for an adapter that lacks a method, which is named.
+            EditError: ``EDIT_UNUSABLE`` for an edit that does, or that gives back no mapping;
+                ``EDIT_UNFIT`` where ``can_edit`` says no; ``EDIT_STRUCTURAL`` for a change of more
+                than numbers; ``EDIT_NOT_CONFINED`` where the edit or the adapter changed ``model``
+                itself; ``EDIT_NOT_AS_MEASURED`` where a named edit does not come out twice alike;
+                ``MODEL_LEFT_CHANGED`` where ``model`` could not be restored.
         """
+        check_adapter(adapter)
+        check_edit_object(edit)
         unknown = [guard.name for guard in guards if guard.name not in BUILT_IN_GUARDS]
         if unknown:
             raise ConfigError(
@@ -85,9 +132,10 @@ class CoreRunner:
                 remedy=f"pass only: {', '.join(BUILT_IN_GUARDS)}",
                 code="UNKNOWN_GUARD",
             )
-        if edit.name in VIEW_FAULTS:
+        spec = spec_of(edit)
+        if spec is not None and spec.name in VIEW_FAULTS:
             raise EditError(
-                f"{edit.name} damages a checkpoint's structure, and a resident model has none",
+                f"{spec.name} damages a checkpoint's structure, and a resident model has none",
                 remedy="measure it as a scenario of a suite",
                 code="EDIT_STRUCTURAL",
             )
@@ -99,17 +147,80 @@ class CoreRunner:
             )
         windows = window_set(calibration_data, preview_n, final_n, context_length(model))
         plan = _plan(model, windows)
-        bench = Bench(Pair(MODEL, MODEL), plan)
+        bench = CallersBench(Pair(MODEL, MODEL), plan)
         bench.adopt(LoadedModel(model, None, None, context_length(model), None))
         bench.use_windows(0, windows)
-        scenario = Scenario(edit.name, edit=edit)
-        record = measure(bench.pair, scenario, plan, bench=bench)
+        before = bench.digests
+        edited: EditedCopy | None = None
+        with confined(model, before, _authors(edit, adapter), restorable=spec is None):
+            description = described(adapter, model)
+            if adapter is not None:
+                check_fit(edit, description, model)
+            if not (isinstance(edit, EditSpec) or spec is not None):
+                edited = edited_copy(edit, model, adapter)
+            scenario = _scenario(edit, spec)
+        bench.adapter = EditedCopyAdapter(edited)
         policy = _policy(config, scenario, [guard.name for guard in guards])
+        try:
+            record = measure(bench.pair, scenario, plan, bench=bench)
+        finally:
+            bench.put_back(model, before)
         decision = decide(record.facts, policy)
         status, error = _status(decision, config)
+        told = record.facts.edit if edited is None else {"name": scenario.name, **edited.summary}
+        report = _report(record, decision, status, error, config, description, told or {})
+        # Last: nothing that can fail comes after it.
         if status == "success":
-            apply_edit(edit, EditJournal(model, bench.digests))
-        return _report(record, decision, status, error, config, adapter, model)
+            _keep(spec, edited, EditJournal(model, before), record, plan)
+        return report
+
+
+def put_back(model: Any, digests: Mapping[str, str], journal: EditJournal | None) -> None:
+    """Undo ``journal``, if any, in a caller's ``model`` and prove that it is as ``digests`` say.
+
+    Raises:
+        EditError: it is not, or the undo was broken off (MODEL_LEFT_CHANGED).
+    """
+    left_changed = EditError(
+        "the model is left changed: an edit could not be undone in it",
+        remedy="load the model again",
+        code="MODEL_LEFT_CHANGED",
+    )
+    try:
+        if journal is not None:
+            journal.undo()
+        restored = tensor_digests(model) == digests
+    except BaseException as error:
+        # An interruption too: what is lost must be said.
+        raise left_changed from error
+    if not restored:
+        raise left_changed
+
+
+def _keep(
+    spec: EditSpec | None,
+    edited: EditedCopy | None,
+    journal: EditJournal,
+    record: Record,
+    plan: MeasurementPlan,
+) -> None:
+    """Apply for good what was measured: it is that, by digest, or the model is as it was."""
+    try:
+        # As when it was measured: threads and seeds change an edit's bits.
+        with in_force(plan.for_draw(0)):
+            if spec is not None:
+                apply_edit(spec, journal)
+            elif edited is not None:
+                carry_over(edited, journal)
+        if combined_digest(tensor_digests(journal.model)) != record.facts.subject["tensors_digest"]:
+            raise EditError(
+                f"{record.facts.scenario}: the edit came out other than it was measured",
+                remedy="make it give the same numbers every time, or compare a saved model",
+                code="EDIT_NOT_AS_MEASURED",
+            )
+    except BaseException:
+        put_back(journal.model, journal.digests, journal)
+        raise
 
 
 def window_set(
@@ -173,6 +284,24 @@ def _plan(model: Any, windows: WindowSet) -> MeasurementPlan:
     )
 
 
+def _authors(edit: EditSpec | EditLike, adapter: ModelAdapter | None) -> str:
+    """Whose code runs while an edit is prepared, for an error."""
+    names = [] if isinstance(edit, EditSpec) else [edit.name]
+    return " or ".join(names if adapter is None else [*names, adapter.name])
+
+
+def _scenario(edit: EditSpec | EditLike, spec: EditSpec | None) -> Scenario:
+    if isinstance(edit, EditSpec) or spec is not None:
+        return Scenario(edit.name, edit=spec)
+    return Scenario(edit.name, subject=edit.name, kind=_kind(edit))
+
+
+def _kind(edit: EditLike) -> str:
+    """The kind of change an edit object declares, where it is one that guards know."""
+    kind = getattr(edit, "kind", "any")
+    return kind if kind in KINDS else "any"
+
+
 def _policy(config: RunConfig, scenario: Scenario, guards: Sequence[str]) -> DecisionPolicy:
     settings = Settings(
         {
@@ -206,18 +335,17 @@ def _report(
     status: Status,
     error: str | None,
     config: RunConfig,
-    adapter: Any,
-    model: Any,
+    description: Mapping[str, Any],
+    edit: Mapping[str, Any],
 ) -> RunReport:
-    described = adapter.describe(model) if adapter is not None else {}
     metric = decision.check("primary_metric")
     return RunReport(
         status=status,
         metrics={"verdict": decision.outcome.value, "primary_metric": metric.document()},
         guards={c.check: c.document() for c in decision.checks if c is not metric},
-        edit=dict(record.facts.edit or {}),
+        edit=dict(edit),
         meta={
-            "model": dict(described),
+            "model": dict(description),
             "plan_digest": record.facts.plan_digest,
             "facts_digest": record.facts.digest,
             "observations": dict(record.observations),

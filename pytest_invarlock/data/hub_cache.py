@@ -35,7 +35,7 @@ class HubCache:
         """
         if not self.allow_network:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
-            os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+            os.environ["HF_DATASETS_OFFLINE"] = "1"
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
             GatedRepoError,

@@ -7,6 +7,7 @@ hold.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ ARM_SHARES: Mapping[str, float] = {
     "guard_calibration": 0.15,
     "tuning": 0.15,
 }
+TUNING_PREVIEW_SHARE = 1 / 11
+"""Of the tuning arm's documents, those that only show drift; the floors are of the others."""
+LEAST_DOCUMENTS = 2
+"""No spread can be estimated from fewer."""
 
 
 def arms_of(documents: Sequence[Document], contents: Sequence[bytes], seed: int) -> list[str]:
@@ -42,6 +47,33 @@ def arms_of(documents: Sequence[Document], contents: Sequence[bytes], seed: int)
     for rank, index in enumerate(order):
         arms[index] = names[min(int(np.searchsorted(edges, rank, side="right")), len(names) - 1)]
     return arms
+
+
+def tuning_arms(arms: Sequence[str], contents: Sequence[bytes], seed: int) -> list[str]:
+    """The arms of a measurement on the tuning arm alone: ``preview``, ``final``, else ``unused``.
+
+    Args:
+        arms: of every document, as `arms_of` gives them.
+        contents: of every document; one that another arm holds too is not used.
+        seed: the data seed; documents are split in seeded content order.
+
+    Raises:
+        DataError: ``DATA_TOO_SMALL`` where the tuning arm cannot give both arms two documents.
+    """
+    elsewhere = {content for arm, content in zip(arms, contents, strict=True) if arm != "tuning"}
+    own = [i for i, arm in enumerate(arms) if arm == "tuning" and contents[i] not in elsewhere]
+    n_preview = max(LEAST_DOCUMENTS, math.ceil(len(own) * TUNING_PREVIEW_SHARE))
+    if len(own) < n_preview + LEAST_DOCUMENTS:
+        raise DataError(
+            f"the tuning arm holds {len(own)} of {len(arms)} documents",
+            remedy="name data of more documents with --invarlock-dataset",
+            code="DATA_TOO_SMALL",
+        )
+    order = sorted(own, key=lambda i: (_key(seed, "tuning", contents[i]), i))
+    split = ["unused"] * len(arms)
+    for rank, index in enumerate(order):
+        split[index] = "preview" if rank < n_preview else "final"
+    return split
 
 
 def sample(
@@ -59,6 +91,8 @@ def sample(
     Every document gives one before any gives two, and none gives more than
     ``max_windows_per_document``. Pieces of equal content count once, and those whose content is
     ``taken``, by the other arm, not at all.
+
+    From the tuning pool as many are drawn as it holds, at most those asked for, but not none.
 
     Raises:
         DataError: ``DATA_TOO_SMALL`` naming arm and counts; ``noun`` is what is counted.
@@ -79,7 +113,16 @@ def sample(
     for *_, piece in turns:
         if piece.content() not in taken:
             unique.setdefault(piece.content(), piece)
-    if len(unique) < wanted:
+    if selection.pool == "tuning":
+        if not unique:
+            raise DataError(
+                f"the tuning arm holds no {noun} for the {arm} arm that no other arm holds too, in "
+                f"{len(candidates)} documents",
+                remedy="name data of other documents with --invarlock-dataset, or drop those that "
+                "repeat another",
+                code="DATA_TOO_SMALL",
+            )
+    elif len(unique) < wanted:
         raise DataError(
             f"the {arm} arm holds {len(unique)} {noun} in {len(candidates)} documents, "
             f"{wanted} were asked for",

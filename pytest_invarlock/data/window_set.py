@@ -110,6 +110,12 @@ class WindowSet:
         """The final arm, on which the verdict rests."""
         return self.arms["final"]
 
+    def n_drawn(self, arm: Arm) -> int:
+        """How many of what a selection counts an arm holds: examples with choices, else windows."""
+        windows = self.arms[arm]
+        examples = {window.example for window in windows}
+        return len(windows) if None in examples else len(examples)
+
     def content_digest(self) -> str:
         """``sha256:`` over what is measured: every window's content, weight and document."""
         content = hashlib.sha256(self.reading.encode())

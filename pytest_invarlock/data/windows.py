@@ -15,7 +15,7 @@ from pytest_invarlock.data.conventions import (
 from pytest_invarlock.data.masking import Masker
 from pytest_invarlock.data.pairs import PairCutter
 from pytest_invarlock.data.pieces import Cutter, duplicate_fraction, overlap_fraction
-from pytest_invarlock.data.sampling import ARM_SHARES, arms_of, numbered, sample
+from pytest_invarlock.data.sampling import ARM_SHARES, arms_of, numbered, sample, tuning_arms
 from pytest_invarlock.data.text_windows import TextCutter
 from pytest_invarlock.data.window_set import Reading, Window, WindowSet
 from pytest_invarlock.errors import ConfigError
@@ -76,10 +76,17 @@ def draw_windows(
     cutter = _cutter(documents, tokenizer, content, lengths, selection, reading, masker)
     # By what documents say: another tokenizer then draws the same places of the same documents.
     keys = [document.content() for document in documents]
-    arm_of = arms_of(documents, keys, selection.seed)
+    split = arm_of = arms_of(documents, keys, selection.seed)
+    if selection.pool == "tuning":
+        arm_of = tuning_arms(split, keys, selection.seed)
+    cut = {arm: cutter.cut(_members(arm_of, arm)) for arm in ARMS}
+    cut_notes = cutter.notes
+    if selection.pool == "tuning":
+        cut, n_shared = _without(cut, _contents_elsewhere(cutter, split))
+        if n_shared:
+            cut_notes += (f"{n_shared} windows are left out: another arm holds them too",)
     drawn: dict[Arm, list[Piece]] = {}
-    for arm in ARMS:
-        pieces = cutter.cut([index for index, name in enumerate(arm_of) if name == arm])
+    for arm, pieces in cut.items():
         noun = "examples" if content == "choices" else "windows"
         # A boilerplate window that both arms could hold would not be new evidence in the second.
         taken = {piece.content() for before in drawn.values() for piece in before}
@@ -100,11 +107,55 @@ def draw_windows(
         digest=_digest(settings, arm_of, cutter.contents),
         seq_len=lengths.seq_len,
         n_documents={arm: len({w.document for w in windows}) for arm, windows in arms.items()},
-        notes=(*provider.notes, *lengths.notes, *cutter.notes),
+        notes=(*provider.notes, *lengths.notes, *cut_notes, *_pool_notes(selection, arms)),
         reading=reading,
         overlap_fraction=overlap_fraction([p.scored for pieces in drawn.values() for p in pieces]),
         duplicate_fraction=duplicate_fraction([w for windows in arms.values() for w in windows]),
     )
+
+
+def _members(arm_of: Sequence[str], arm: str) -> list[int]:
+    return [index for index, name in enumerate(arm_of) if name == arm]
+
+
+def _contents_elsewhere(cutter: Cutter, split: Sequence[str]) -> set[bytes]:
+    """What every window says that can be cut from the arms beside the tuning arm.
+
+    Each arm is cut by itself, as a certification cuts it: a stream runs over its arm's documents.
+    """
+    return {
+        piece.content()
+        for arm in sorted({*split} - {"tuning"})
+        for pieces in cutter.cut(_members(split, arm)).values()
+        for piece in pieces
+    }
+
+
+def _without(
+    cut: Mapping[Arm, Mapping[int, Sequence[Piece]]], contents: set[bytes]
+) -> tuple[dict[Arm, dict[int, list[Piece]]], int]:
+    """The pieces of every arm but for those with one of ``contents``, and how many these were."""
+    kept = {
+        arm: {d: [p for p in of if p.content() not in contents] for d, of in pieces.items()}
+        for arm, pieces in cut.items()
+    }
+    before, after = (
+        sum(len(of) for pieces in arms.values() for of in pieces.values()) for arms in (cut, kept)
+    )
+    return kept, before - after
+
+
+def _pool_notes(
+    selection: WindowSelection, arms: Mapping[Arm, Sequence[Window]]
+) -> tuple[str, ...]:
+    """What was taken of the tuning arm, where windows come from it."""
+    if selection.pool == "certification":
+        return ()
+    taken = (
+        f"{len(windows)} {arm} windows of {len({w.document for w in windows})} documents"
+        for arm, windows in arms.items()
+    )
+    return (f"measured on the tuning arm, which no verdict rests on: {', '.join(taken)}",)
 
 
 def _check_metric(metric: Metric, reading: Reading) -> None:

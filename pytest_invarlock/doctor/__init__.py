@@ -1,1 +1,1 @@
-"""What ``invarlock doctor`` looks at."""
+"""What ``invarlock doctor`` looks at: files, models, data and machine, before a run."""

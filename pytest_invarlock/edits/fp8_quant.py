@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_invarlock.edits.error_figures import SquaredError
-from pytest_invarlock.edits.targets import as_rows, as_stored, edit_targets
+from pytest_invarlock.edits.targets import as_rows, as_stored, finite_targets
 
 if TYPE_CHECKING:
     from pytest_invarlock.edits.writer import TensorWriter
@@ -41,9 +41,12 @@ def fp8_quant(
     Returns:
         ``relative_error`` (Frobenius), ``mean_relative_error`` (mean over matrices of mean |Δw|
         over mean |w|), ``saturated_share`` and ``flushed_to_zero_share`` of the weights.
+
+    Raises:
+        EditError: a matrix holds non-finite weights (EDIT_NO_TARGET).
     """
     error, ratios, n_weights, n_saturated, n_flushed = SquaredError(), [], 0, 0, 0
-    for matrix in edit_targets(journal.model, scope, layers, include):
+    for matrix in finite_targets(journal.model, scope, layers, include):
         rows = as_rows(matrix).float()
         done = fp8_round_trip(rows, format, scaled)
         error.add(as_rows(matrix), done)
@@ -64,6 +67,7 @@ def fp8_round_trip(rows: torch.Tensor, format: str, scaled: bool = False) -> tor
     """``rows`` (…, outputs, inputs) through ``format``, to nearest even, in their own dtype.
 
     What is too large saturates in both formats, infinity included; subnormals and NaN are kept.
+    ``scaled`` needs finite rows: an infinity has no scale and would make its whole row NaN.
     Arithmetic in float32.
     """
     values = rows.detach().float()

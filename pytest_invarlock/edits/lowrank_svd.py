@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_invarlock.edits.error_figures import SquaredError
-from pytest_invarlock.edits.targets import as_rows, as_stored, edit_targets
+from pytest_invarlock.edits.targets import as_rows, as_stored, finite_targets
 from pytest_invarlock.errors import EditError
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def lowrank_svd(
         ``energy_retained_min`` over matrices, ``rank_min``, ``rank_max``, ``relative_error``.
 
     Raises:
-        EditError: neither or both of rank and energy, or energy with the randomized method.
+        EditError: neither or both of rank and energy, or energy with the randomized method
+            (EDIT_PARAMETERS); a matrix holds non-finite weights (EDIT_NO_TARGET).
     """
     if (rank is None) == (energy is None) or (energy is not None and method != "exact"):
         raise EditError(
@@ -56,7 +57,7 @@ def lowrank_svd(
             code="EDIT_PARAMETERS",
         )
     error, retained, ranks = SquaredError(), [], []
-    for matrix in edit_targets(journal.model, scope, layers, include):
+    for matrix in finite_targets(journal.model, scope, layers, include):
         rows = as_rows(matrix)
         done = torch.empty_like(rows)
         for index, w in _matrices(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,9 +52,12 @@ def _each_matrix(weight: torch.Tensor) -> torch.Tensor:
 
 
 def pruned(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """``weight`` with its floor(n·sparsity) smallest magnitudes zeroed; ties go by lower index."""
+    """``weight`` with its floor(n·sparsity) smallest magnitudes zeroed; ties go by lower index.
+
+    The product is that of the decimal number: .29 of 100 are 29, where binary floats give 28.
+    """
     flat = weight.detach().reshape(-1).clone()
-    n_zeros = math.floor(flat.numel() * sparsity)
+    n_zeros = math.floor(flat.numel() * Fraction(str(sparsity)))
     if n_zeros == 0:
         return flat.reshape(weight.shape)
     # Half types have too few kernels; float64 must keep its own order.

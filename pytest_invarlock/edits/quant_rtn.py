@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pytest_invarlock.edits.error_figures import SquaredError
-from pytest_invarlock.edits.targets import as_rows, as_stored, edit_targets
+from pytest_invarlock.edits.targets import as_rows, as_stored, finite_targets
 
 if TYPE_CHECKING:
     from pytest_invarlock.edits.writer import TensorWriter
@@ -42,13 +42,16 @@ def quant_rtn(
 
     Returns:
         ``relative_error`` (Frobenius, over all matrices) and ``clipped_share``.
+
+    Raises:
+        EditError: a matrix holds non-finite weights (EDIT_NO_TARGET).
     """
     width = bitwidth if bitwidth is not None else bits
     if width is None:
         raise TypeError("quant_rtn needs bitwidth")
     size = group_size if group_size is not None else group
     error, n_clipped, n_weights = SquaredError(), 0, 0
-    for matrix in edit_targets(journal.model, scope, layers, include):
+    for matrix in finite_targets(journal.model, scope, layers, include):
         rows = as_rows(matrix).float()
         clipped = clip_quantiles(rows, clamp_ratio)
         n_clipped += int((clipped != rows).sum().item())

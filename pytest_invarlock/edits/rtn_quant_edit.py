@@ -19,7 +19,10 @@ _RENAMED = {"bits": "bitwidth", "group": "group_size"}
 
 @dataclass(frozen=True, slots=True)
 class RTNQuantEdit:
-    """`quant_rtn` with the seeds' names; the same arithmetic as in suite files and markers.
+    """`quant_rtn` with the original's names; the same arithmetic as in suite files and markers.
+
+    Its defaults are the original's, 8 bits of ``ffn``, where `quant_rtn` has neither a default
+    width nor a limit of scope: give ``scope="all"`` for what a suite file does without one.
 
     Args:
         bitwidth: 2 to 8.

@@ -47,6 +47,31 @@ def edit_targets(
             yield matrix
 
 
+def finite_targets(
+    model: torch.nn.Module,
+    scope: str = "all",
+    layers: str | Sequence[int] | None = None,
+    include: Sequence[str] = (),
+) -> list[WeightMatrix]:
+    """`edit_targets` of an edit whose arithmetic would carry one bad weight to its neighbours.
+
+    All are looked at before any is given out, and so before anything is written.
+
+    Raises:
+        EditError: also where a matrix holds NaN, or infinities in float32 (EDIT_NO_TARGET).
+    """
+    found = list(edit_targets(model, scope, layers, include))
+    for matrix in found:
+        # In float32, where the arithmetic is: what float64 alone can hold is infinite there.
+        if not bool(matrix.weight.detach().float().isfinite().all()):
+            raise EditError(
+                f"{matrix.name} holds non-finite weights",
+                remedy="edit a sound model, or leave its block out of layers",
+                code="EDIT_NO_TARGET",
+            )
+    return found
+
+
 def output_head(model: torch.nn.Module) -> WeightMatrix:
     """The output head; where it is tied, the embedding that it is.
 

@@ -141,6 +141,8 @@ def parse_manifest(data: bytes) -> Manifest:
     paths = [file.path for file in manifest.files]
     if list(planned) != sorted(planned) or len(scenarios) != len(planned) or paths != sorted(paths):
         raise _error("MANIFEST_LISTING", "planned and files must be sorted, each entry once")
+    if any(item.draws != len(item.runs) for item in planned):
+        raise _error("MANIFEST_LISTING", "planned must name as many draws as it counts")
     if CONTROL_FILES.intersection(paths):
         raise _error("MANIFEST_LISTING", "files must not name a control file")
     hashes = {file.path: file.sha256 for file in manifest.files}
@@ -160,7 +162,7 @@ def _from_document(document: dict[str, Any]) -> Manifest:
         created_at=document["created_at"],
         tool=ToolIdentity(**document["tool"]),
         verdict=document["verdict"],
-        planned=tuple(PlannedScenario(**item) for item in document["planned"]),
+        planned=tuple(PlannedScenario.read(item) for item in document["planned"]),
         plan_digest=document["plan_digest"],
         policy_digest=document["policy_digest"],
         references={name: entry["path"] for name, entry in document["references"].items()},

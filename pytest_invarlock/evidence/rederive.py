@@ -102,7 +102,7 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
     except ConfigError as error:
         return [Finding(error.code, Stage.SEMANTICS, POLICY, error.cause)]
     stated = _document(pack, VERDICT)
-    planned = [PlannedScenario(**entry) for entry in _document(pack, SCENARIOS)["planned"]]
+    planned = [PlannedScenario.read(entry) for entry in _document(pack, SCENARIOS)["planned"]]
     if sorted(planned) != sorted(pack.manifest.header.planned):
         return [
             Finding(

@@ -58,6 +58,8 @@ def signing_key(chosen: str) -> SigningKey:
 def write_reports(summary: RunSummary) -> None:
     """Write every certificate, the final verdict and ``summary.md``, each by atomic rename.
 
+    A sweep has no final verdict, and no file of one.
+
     Raises EvidenceError where the run's folder cannot be written.
     """
     try:
@@ -69,13 +71,8 @@ def write_reports(summary: RunSummary) -> None:
             )
             write_json(folder / "evaluation.report.json", certificate)
             write_bytes(folder / "report.md", render_certificate_markdown(certificate).encode())
-        write_json(summary.run.path / "final_verdict.json", summary.verdict_document())
-        text = (
-            f"no verdict: {summary.status}\n"
-            if summary.verdict is None
-            else verdict_file_text(summary.verdict)
-        )
-        write_bytes(summary.run.path / "final_verdict.txt", text.encode())
+        if not summary.is_sweep:
+            _write_verdict(summary)
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
     except OSError as error:
         raise EvidenceError(
@@ -83,6 +80,16 @@ def write_reports(summary: RunSummary) -> None:
             remedy="free space or give another --invarlock-out; records that were written are kept",
             code="OUT_UNWRITABLE",
         ) from error
+
+
+def _write_verdict(summary: RunSummary) -> None:
+    write_json(summary.run.path / "final_verdict.json", summary.verdict_document())
+    text = (
+        f"no verdict: {summary.status}\n"
+        if summary.verdict is None
+        else verdict_file_text(summary.verdict)
+    )
+    write_bytes(summary.run.path / "final_verdict.txt", text.encode())
 
 
 def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from invarlock_guards.families import all_weight_matrices
 from invarlock_guards.measure.invariants import ModelStructure, read_structure
 
 
@@ -17,11 +18,14 @@ class CheckpointView:
 
     Tensors may share storage with a resident model and are never written to; tied names share
     storage with each other. ``tokenizer_fingerprint`` is None where there is no tokenizer.
+    ``token_axes`` holds the axis that counts tokens of each tensor that has one: embeddings, head
+    and the head's bias.
     """
 
     tensors: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
     tokenizer_fingerprint: str | None = None
+    token_axes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,32 @@ def view_of(model: torch.nn.Module, tokenizer_fingerprint: str | None = None) ->
         tensors={n: t.detach() for n, t in model.state_dict(keep_vars=True).items()},
         config=config.to_dict(),
         tokenizer_fingerprint=tokenizer_fingerprint,
+        token_axes=_token_axes(model),
     )
+
+
+def _token_axes(model: torch.nn.Module) -> dict[str, int]:
+    """Axes that count tokens, by the roles of tensors: other lengths may equal the vocabulary's."""
+    any_model: Any = model
+    vocabulary = any_model.get_input_embeddings().num_embeddings
+    axes: dict[int, int] = {}
+    for matrix in all_weight_matrices(model):
+        counting = -2 if matrix.role == "embedding" else -3 - matrix.input_axis
+        if matrix.role in ("embedding", "head") and matrix.weight.shape[counting] == vocabulary:
+            axes[matrix.weight.data_ptr()] = counting % 2
+    head = any_model.get_output_embeddings()
+    for module in model.modules():
+        # The head's own bias, one of the module around it (BERT), or one of the model's (BART).
+        around = module is model or any(child is head for child in module.children())
+        for own in ("bias", "final_logits_bias"):
+            bias = getattr(module, own, None) if module is head or around else None
+            if isinstance(bias, torch.Tensor) and bias.shape[-1:] == (vocabulary,):
+                axes[bias.data_ptr()] = bias.ndim - 1
+    return {
+        name: axes[tensor.data_ptr()]
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if tensor.data_ptr() in axes and tensor.numel()
+    }
 
 
 class _AsModel(torch.nn.Module):

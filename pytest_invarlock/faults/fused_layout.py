@@ -22,19 +22,26 @@ PAIR_LAYOUTS = ("gate_first", "interleaved", "up_first")
 
 
 def value_positions(layout: str, n_heads: int, n_kv_heads: int, width: int) -> torch.Tensor:
-    """Which outputs of a fused query-key-value are values, ``(n_kv_heads·width,)``, head by head.
+    """`head_positions` of the values, ``(n_kv_heads·width,)``."""
+    return head_positions("v", layout, n_heads, n_kv_heads, width)
+
+
+def head_positions(
+    role: str, layout: str, n_heads: int, n_kv_heads: int, width: int
+) -> torch.Tensor:
+    """Which outputs of a fused query-key-value are of ``role`` q, k or v, head by head.
 
     Args:
+        role: q, k or v; every layout has them in this order.
         layout: one of `HEAD_LAYOUTS`.
         n_heads: query heads.
         n_kv_heads: key heads, and as many value heads.
         width: of one head.
     """
-    total = (n_heads + 2 * n_kv_heads) * width
-    if layout == "contiguous":
-        return torch.arange(total - n_kv_heads * width, total)
-    per_group = n_heads // n_kv_heads + 2
-    return torch.arange(total).reshape(n_kv_heads, per_group, width)[:, -1].reshape(-1)
+    groups = 1 if layout == "contiguous" else n_kv_heads
+    sizes = [n_heads // groups * width, *(n_kv_heads // groups * width,) * 2]
+    positions = torch.arange(groups * sum(sizes)).reshape(groups, -1)
+    return torch.split(positions, sizes, dim=1)["qkv".index(role)].reshape(-1)
 
 
 def gate_and_up_positions(layout: str, n_outputs: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from invarlock_guards.families import all_weight_matrices
 
+from pytest_invarlock.faults.float32_pass import float32_pass
 from pytest_invarlock.faults.function_probe import probe_logits
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def block_readers(
             hooks.callback(
                 module.register_forward_pre_hook(seen.received(name), with_kwargs=True).remove
             )
+        # In half precision some modules read a widened copy, which is another tensor.
+        hooks.enter_context(float32_pass(model))
         probe_logits(model)
     found = []
     for norm in norms:

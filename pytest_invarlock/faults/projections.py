@@ -14,7 +14,7 @@ from pytest_invarlock.faults.targets import matrices_with
 if TYPE_CHECKING:
     from invarlock_guards.families import WeightMatrix
 
-    from pytest_invarlock.edits.writer import TensorWriter
+    from pytest_invarlock.faults.rewrite import Rewrite
 
 OnLastAxis = Callable[[torch.Tensor], torch.Tensor]
 
@@ -103,18 +103,22 @@ def _block(matrix: WeightMatrix) -> str:
 
 
 def map_outputs(
-    journal: TensorWriter, matrix: WeightMatrix, bias: str | None, change: OnLastAxis
+    rewrite: Rewrite, matrix: WeightMatrix, bias: str | None, change: OnLastAxis
 ) -> None:
-    """Write ``matrix``, and its ``bias`` by name, with ``change`` applied along the outputs."""
-    rows = as_rows(matrix).float().transpose(-1, -2)
-    journal.write(matrix.name, as_stored(matrix, change(rows).transpose(-1, -2)))
+    """Have ``change`` applied along the outputs of ``matrix``, and to its ``bias`` by name."""
+
+    def changed(value: torch.Tensor) -> torch.Tensor:
+        outputs_last = as_rows(matrix, value).transpose(-1, -2)
+        return as_stored(matrix, change(outputs_last).transpose(-1, -2))
+
+    rewrite.change(matrix.name, changed)
     if bias is not None:
-        journal.write(bias, change(journal.model.get_parameter(bias).detach().float()))
+        rewrite.change(bias, change)
 
 
-def map_inputs(journal: TensorWriter, matrix: WeightMatrix, change: OnLastAxis) -> None:
-    """Write ``matrix`` with ``change`` applied along the input axis, in float32."""
-    journal.write(matrix.name, as_stored(matrix, change(as_rows(matrix).float())))
+def map_inputs(rewrite: Rewrite, matrix: WeightMatrix, change: OnLastAxis) -> None:
+    """Have ``change`` applied along the input axis of ``matrix``."""
+    rewrite.change(matrix.name, lambda value: as_stored(matrix, change(as_rows(matrix, value))))
 
 
 def on_positions(positions: torch.Tensor, change: OnLastAxis) -> OnLastAxis:

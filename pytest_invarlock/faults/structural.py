@@ -31,17 +31,16 @@ DTYPES = {
 def shape_mismatch(
     view: CheckpointView, *, rows: int = 8, update_config: bool = True
 ) -> CheckpointView:
-    """Grow what is as long as the vocabulary by ``rows`` rows of zeros, as a careless resize does.
+    """Grow what counts tokens by ``rows`` rows of zeros, as a careless resize does.
 
-    That is the embedding, the head and its bias: tensors outside the blocks of that length.
+    That is the embedding, the head and its bias, by role: what merely is as long stays.
     ``update_config`` raises ``vocab_size`` with it; False leaves a checkpoint that cannot load.
     """
-    vocabulary = view.config.get("vocab_size")
     grown: dict[int, torch.Tensor] = {}
     tensors = dict(view.tensors)
-    for name, tensor in view.tensors.items():
-        axis = _vocabulary_axis(tensor, vocabulary)
-        if axis is None or _stack_and_index(name) is not None:
+    for name, axis in view.token_axes.items():
+        tensor = view.tensors.get(name)
+        if tensor is None:
             continue
         if tensor.data_ptr() not in grown:
             shape = list(tensor.shape)
@@ -49,18 +48,13 @@ def shape_mismatch(
             grown[tensor.data_ptr()] = torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
         tensors[name] = grown[tensor.data_ptr()]
     if not grown:
-        raise no_target("no tensor of the vocabulary's size")
+        raise no_target("no embedding or head whose rows are tokens")
     config = dict(view.config)
     if update_config:
-        config["vocab_size"] = int(config["vocab_size"]) + rows
+        if not isinstance(config.get("vocab_size"), int):
+            raise no_target("no configured vocab_size to raise", "set update_config: false")
+        config["vocab_size"] += rows
     return replace(view, tensors=tensors, config=config)
-
-
-def _vocabulary_axis(tensor: torch.Tensor, vocabulary: object) -> int | None:
-    if tensor.ndim and tensor.shape[0] == vocabulary:
-        return 0
-    # BART adds a bias of shape (1, vocabulary) to its logits.
-    return 1 if tensor.ndim == 2 and tuple(tensor.shape) == (1, vocabulary) else None
 
 
 def missing_tensors(view: CheckpointView, *, update_config: bool = True) -> CheckpointView:

@@ -6,6 +6,7 @@ model lacks; it never does nothing.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -116,7 +117,17 @@ def norms(model: torch.nn.Module) -> list[Norm]:
 
 
 def _offset(module: torch.nn.Module, weight: torch.Tensor) -> float:
-    """0 where a zero weight silences ``module``, 1 where it then merely normalises."""
+    """0 where a zero weight silences ``module``, 1 where it then merely normalises.
+
+    Raises:
+        EditError: ``module`` normalises with something besides its input, such as a gate.
+    """
+    try:
+        inspect.signature(module.forward).bind(weight)
+    except TypeError as error:
+        raise no_target(
+            f"a norm of unknown gain, {type(module).__name__}: its forward has a {error}"
+        ) from error
     sample = torch.linspace(-1, 1, weight.numel(), device=weight.device, dtype=weight.dtype)
     zeroed = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     with torch.no_grad():

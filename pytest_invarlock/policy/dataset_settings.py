@@ -73,7 +73,8 @@ def resolve_dataset(
     Raises:
         ConfigError: an unknown kind or argument, a conflict, or ``NO_DATASET``.
     """
-    every = [*_command_line(settings), *layers]
+    on_command_line = _command_line(settings)
+    every = [*on_command_line, *layers]
     counts: dict[str, Any] = {}
     for layer in reversed(every):
         counts |= {
@@ -88,14 +89,39 @@ def resolve_dataset(
         source, notes = _default_source(profile, allow_network=network)
         return DatasetSettings(source, counts, notes)
     arguments: dict[str, Any] = {}
-    for layer in reversed(every):
+    of_variables, notes = _variables(str(named[0]), settings)
+    for layer in reversed([*on_command_line, *of_variables, *layers]):
         kind, given = _provider(layer)
         if kind in (None, named[0]):
             if any(name in given for name in FILE_ARGUMENTS):
                 arguments = {k: v for k, v in arguments.items() if k not in FILE_ARGUMENTS}
             arguments |= _located(given, layer.folder)
-    source = data_source(str(named[0]), arguments, Path.cwd(), allow_network=network)
-    return DatasetSettings(source, counts)
+    kind = str(named[0])
+    if "split" in arguments and "split" not in KINDS[kind].arguments:
+        # Run configurations of the original name one beside every provider.
+        unused = arguments.pop("split")
+        notes += (f"dataset.split: provider {kind} has no splits: {unused} is not used",)
+    source = data_source(kind, arguments, Path.cwd(), allow_network=network)
+    return DatasetSettings(source, counts, notes)
+
+
+def _variables(kind: str, settings: Settings) -> tuple[list[DatasetLayer], tuple[str, ...]]:
+    """What variables of the original say of the provider that was chosen, and a note of it."""
+    given = settings.provider_arguments.get(kind, {})
+    if not given:
+        return [], ()
+    for argument, (value, variable) in given.items():
+        if argument == "max_samples" and (isinstance(value, str) or value < 1):
+            raise ConfigError(
+                f"{variable}: {value!r} cannot be used",
+                remedy="give a whole number of at least 1",
+                code="BAD_VALUE",
+            )
+    layer = DatasetLayer(
+        {argument: value for argument, (value, _) in given.items()}, Path.cwd(), "environment"
+    )
+    names = ", ".join(given)
+    return [layer], (f"dataset: {names} of {kind} are read from variables of the original",)
 
 
 def _check_unnamed(layers: Sequence[DatasetLayer]) -> None:
@@ -233,7 +259,8 @@ def _command_line(settings: Settings) -> list[DatasetLayer]:
             remedy=nearest(kind, sorted(KINDS), "provider"),
             code="BAD_VALUE",
         )
-    if not colon and not KINDS[kind].needs:
+    needs = KINDS[kind].needs
+    if not colon and (not needs or set(needs) & set(settings.provider_arguments.get(kind, {}))):
         return [DatasetLayer({"provider": kind}, Path.cwd(), origin)]
     name = KINDS[kind].argument
     if name is None or not argument:

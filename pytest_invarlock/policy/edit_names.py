@@ -6,7 +6,7 @@ No torch needed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.nearest import nearest
@@ -54,9 +54,9 @@ def declared_kind(edit: EditSpec) -> str:
 
 def kind_of(scenario: Scenario) -> str:
     """The kind of change that ``scenario`` declares: the one it names, else its edit's own."""
-    if scenario.edit is None or scenario.kind != "any":
+    if scenario.kind is not None:
         return scenario.kind
-    return declared_kind(scenario.edit)
+    return "any" if scenario.edit is None else declared_kind(scenario.edit)
 
 
 def edit_names() -> list[str]:
@@ -87,12 +87,8 @@ def check_edit(edit: EditSpec, document: YamlDocument, path: KeyPath) -> None:
             )
     error = _first_error(edit)
     if error is not None:
-        at = (*path, "plan", *error.absolute_path)
-        raise ConfigError(
-            f"{document.name}:{document.line_of(at)}: {dotted(at)}: {_message(error)}",
-            remedy=_description(error) or f"see the parameters of {edit.name}",
-            code="BAD_VALUE",
-        )
+        _refuse(error, document, path)
+    _check_layers_once(edit, document, path)
 
 
 def edit_problem(edit: EditSpec) -> tuple[str, str] | None:
@@ -112,7 +108,48 @@ def edit_problem(edit: EditSpec) -> tuple[str, str] | None:
 def parameter_problem(edit: EditSpec) -> str | None:
     """What is wrong with the parameters of a known edit, in a phrase; None where nothing is."""
     error = _first_error(edit)
-    return None if error is None else _message(error)
+    return layers_twice(edit) if error is None else _message(error)
+
+
+def layers_twice(edit: EditSpec) -> str | None:
+    """A phrase where the layers of an edit stand in its scope and beside it; None elsewhere."""
+    if "layers" in edit.parameters and "@" in str(edit.parameters.get("scope", "")):
+        return "layers stand in scope and in layers"
+    return None
+
+
+def check_values(edit: EditSpec, document: YamlDocument, path: KeyPath) -> None:
+    """Raise ConfigError with file and line for a wrong value of a known edit, as far as given.
+
+    Whether parameters are missing is not asked: those of a clean edit are looked up later.
+    """
+    properties = schema("edits")["$defs"][edit.name]["properties"]
+    given = {key: value for key, value in edit.parameters.items() if key in properties}
+    rules = {**schema("edits"), "properties": {key: properties[key] for key in given}}
+    error = next(strict_validator()(rules).iter_errors(given), None)
+    if error is not None:
+        _refuse(error, document, path)
+    _check_layers_once(edit, document, path)
+
+
+def _check_layers_once(edit: EditSpec, document: YamlDocument, path: KeyPath) -> None:
+    problem = layers_twice(edit)
+    if problem is not None:
+        at = (*path, "plan", "layers")
+        raise ConfigError(
+            f"{document.name}:{document.line_of(at)}: {dotted(at)}: {problem}",
+            remedy="keep one of the two",
+            code="BAD_VALUE",
+        )
+
+
+def _refuse(error: ValidationError, document: YamlDocument, path: KeyPath) -> NoReturn:
+    at = (*path, "plan", *error.absolute_path)
+    raise ConfigError(
+        f"{document.name}:{document.line_of(at)}: {dotted(at)}: {_message(error)}",
+        remedy=_description(error) or "see the parameters of the edit",
+        code="BAD_VALUE",
+    )
 
 
 def _first_error(edit: EditSpec) -> ValidationError | None:

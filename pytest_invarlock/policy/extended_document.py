@@ -1,8 +1,11 @@
-"""``extends: NAME|FILE``: one suite file on top of a shipped one or of one in its own folder."""
+"""``extends``: a suite file on top of another, and a scenario on top of a shipped one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.yaml_document import KeyPath
 
 SUFFIXES = (".yaml", ".yml")
+MAX_FILES = 50
+"""How many files may extend one another; more would end in Python's own limit."""
 SHIPPED_FOLDERS = ("suites", "presets")
 # What a preset says of itself, and not of a suite.
 _ABOUT_ITSELF = ("name", "description")
@@ -35,7 +40,7 @@ def extended(document: YamlDocument, folder: Path, seen: tuple[str, ...] = ()) -
         ConfigError: no such name, a file outside ``folder``, or a cycle.
     """
     if "extends" not in document.value:
-        return document
+        return with_shipped_scenarios(document)
     reference = document.value["extends"]
     if not isinstance(reference, str) or not reference:
         raise _error(document, "names no file", "give a shipped name, or a file in this folder")
@@ -46,8 +51,66 @@ def extended(document: YamlDocument, folder: Path, seen: tuple[str, ...] = ()) -
         chain = seen or (str(Path(document.name).resolve()),)
         if str(path) in chain:
             raise _error(document, f"{reference!r} leads back to itself", "break the cycle")
+        if len(chain) > MAX_FILES:
+            raise _error(document, f"{MAX_FILES} files extend one another", "merge some of them")
         base = extended(load_yaml(path), folder, (*chain, str(path)))
-    return _over(document, base)
+    over = _over(document, base)
+    if "scenarios" in over.value and not seen:
+        # What is shipped gives everything but its name.
+        over.value.setdefault("name", name_of_file(document.name))
+    return with_shipped_scenarios(over)
+
+
+def name_of_file(file: str) -> str:
+    """The name of a suite that gives itself none: its file's, without suffixes."""
+    name = Path(file).name
+    for suffix in (*SUFFIXES, ".invarlock"):
+        name = name.removesuffix(suffix)
+    return as_word(name)
+
+
+def as_word(text: str) -> str:
+    """``text`` as a name: letters, digits and ``_ . + -`` only."""
+    word = re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).lstrip(".+-")
+    return word or "run"
+
+
+def with_shipped_scenarios(document: YamlDocument) -> YamlDocument:
+    """``document``, each scenario with ``extends: NAME`` laid over the shipped one of that name.
+
+    Raises ConfigError for a name that is no shipped scenario's.
+    """
+    scenarios = document.value.get("scenarios")
+    if not isinstance(scenarios, list):
+        return document
+    laid = []
+    for index, scenario in enumerate(scenarios):
+        if isinstance(scenario, Mapping) and "extends" in scenario:
+            name = scenario["extends"]
+            shipped = shipped_scenarios()
+            if not isinstance(name, str) or name not in shipped:
+                raise ConfigError(
+                    f"{document.place(('scenarios', index, 'extends'))}: "
+                    f"scenarios[{index}].extends: no shipped scenario is named {name!r}",
+                    remedy=nearest(str(name), list(shipped), "scenario"),
+                    code="UNKNOWN_SCENARIO",
+                )
+            scenario = _merged(scenario, shipped[name])
+            del scenario["extends"]
+        laid.append(scenario)
+    return replace(document, value={**document.value, "scenarios": laid})
+
+
+@cache
+def shipped_scenarios() -> dict[str, dict[str, Any]]:
+    """The scenarios under ``policies/scenarios``, by their ids."""
+    return {
+        scenario["id"]: scenario
+        for file in names("scenarios", ".yaml")
+        for scenario in parse_yaml(
+            read_text("scenarios", f"{file}.yaml"), name=f"scenarios/{file}.yaml"
+        ).value["scenarios"]
+    }
 
 
 def _shipped() -> list[str]:
@@ -70,6 +133,8 @@ def _confined(document: YamlDocument, reference: str, folder: Path) -> Path:
             f"nothing shipped is named {reference!r}",
             nearest(reference, _shipped(), "name"),
         )
+    if "\0" in reference:
+        raise _error(document, f"{reference!r} is no file name", "name a file in this folder")
     path = (folder / reference).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise _error(

@@ -75,10 +75,15 @@ def alias_of(setting: str, environment: Mapping[str, str]) -> tuple[str, str] | 
     return None
 
 
-def provider_arguments(kind: str, environment: Mapping[str, str]) -> dict[str, str | int]:
-    """The arguments of a data provider that variables of the original give."""
-    return {
-        old.argument: int(value) if old.argument == "max_samples" and value.isdigit() else value
-        for old in old_variables()
-        if old.of == kind and old.argument and (value := environment.get(old.name, ""))
-    }
+def provider_arguments(
+    environment: Mapping[str, str],
+) -> dict[str, dict[str, tuple[str | int, str]]]:
+    """By kind of provider and argument: what a variable of the original gives, and its name."""
+    found: dict[str, dict[str, tuple[str | int, str]]] = {}
+    for old in old_variables():
+        value = environment.get(old.name, "")
+        if old.of is not None and old.argument is not None and value:
+            number = old.argument == "max_samples" and value.isdigit()
+            given = int(value) if number else value
+            found.setdefault(old.of, {})[old.argument] = given, old.name
+    return found

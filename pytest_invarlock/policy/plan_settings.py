@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_invarlock.errors import ConfigError
@@ -12,6 +13,7 @@ from pytest_invarlock.plan import (
     Metric,
     WindowSelection,
 )
+from pytest_invarlock.policy.adapter_names import check_adapter
 from pytest_invarlock.policy.dataset_settings import (
     NAMED_LENGTHS,
     DatasetLayer,
@@ -32,7 +34,6 @@ from pytest_invarlock.policy.tiers import Profile, load_profile, load_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pytest_invarlock.policy.settings import Settings
 
@@ -65,11 +66,14 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
     run: Mapping[str, Any] = value.get("run", {})
     threads = _auto_or_number(settings, "threads", run.get("threads"), "auto")
     batch = _auto_or_number(settings, "batch", run.get("batch_tokens"), DEFAULT_BATCH_TOKENS)
+    adapter = settings.text("adapter") or run.get("adapter", "auto")
+    made = settings.made.get("adapter")
+    check_adapter(adapter, "" if made is None else f"{made.origin}: ")
     return MeasurementPlan(
         source=resolved.source,
         windows=_selection(dataset, settings, profile),
         metric=_metric(value, preset),
-        adapter=settings.text("adapter") or run.get("adapter", "auto"),
+        adapter=adapter,
         mask_probability=float(dataset.get("mask_probability", 0.15)),
         strict_pairing=profile.name in ("ci", "release"),
         device=settings.choice("device", DEVICES) or run.get("device", "auto"),
@@ -81,7 +85,7 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
             or run.get("determinism", profile.determinism),
         ),
         batch_tokens=batch,
-        notes=(*settings.notes, *resolved.notes),
+        notes=(*settings.notes, *resolved.notes, *(() if preset is None else preset.notes)),
     )  # fmt: skip
 
 
@@ -155,6 +159,8 @@ def build_policy(
     ``folder`` is where a tier file that the document names is looked for.
     """
     profile = resolve_profile(value, settings)
+    preset = chosen_preset(value, settings, folder or Path())
+    band = {} if preset is None or preset.drift_band is None else {"band": preset.drift_band}
     named = settings.text("tier")
     tier = load_tier(named) if named else load_tier(str(value.get("tier", "balanced")), folder)
     metric: Mapping[str, Any] = value.get("primary_metric", {})
@@ -163,7 +169,7 @@ def build_policy(
         **tier.modes,
         **{name: guard["mode"] for name, guard in value.get("guards", {}).items()},
     }
-    provenance = dict(tier.provenance)
+    provenance = dict(tier.provenance) | {f"drift.{key}": "preset" for key in band}
     for block in ("primary_metric", "accuracy", "tail", "drift", "floors", "guards"):
         provenance |= {f"{block}.{key}": "suite file" for key in value.get(block, {})}
     if "bootstrap_replicates" in value:
@@ -187,7 +193,7 @@ def build_policy(
         ),
         accuracy=AccuracyLimits(**{**tier.accuracy, **value.get("accuracy", {})}),
         tail=TailLimits(**{**tier.tail, **value.get("tail", {})}),
-        drift=DriftLimits(**{**tier.drift, **value.get("drift", {})}),
+        drift=DriftLimits(**{**tier.drift, **band, **value.get("drift", {})}),
         floors=Floors(
             documents=floors.get("documents", profile.documents),
             effective_documents=float(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.plan import EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
-from pytest_invarlock.policy.edit_names import check_edit, declared_kind
+from pytest_invarlock.policy.edit_names import check_edit
+from pytest_invarlock.policy.extended_document import as_word, name_of_file
+from pytest_invarlock.policy.presets import drift_band_of
 from pytest_invarlock.policy.schema_check import check_document
 from pytest_invarlock.policy.suite_scenarios import ScenarioEntry, located
 from pytest_invarlock.policy.tuned import check_clean, is_clean
+from pytest_invarlock.policy.unbuilt_guards import NOT_BUILT, note_of
 from pytest_invarlock.policy.yaml_document import load_yaml
 
 if TYPE_CHECKING:
     from pytest_invarlock.policy.yaml_document import YamlDocument
 
-NOT_BUILT = ("spectral", "rmt", "variance")
-"""Guards whose blocks are validated, and which this version does not run."""
 _METRIC_OF_LOSS = {"causal": "ppl_causal", "mlm": "ppl_mlm", "seq2seq": "ppl_seq2seq"}
 _BLOCKS = ("dataset", "edit", "subject", "eval", "guards", "auto", "primary_metric", "output")
 
@@ -51,7 +51,7 @@ def suite_value(document: YamlDocument, folder: Path) -> dict[str, Any]:
     value = document.value
     model: Mapping[str, Any] = value["model"]
     result: dict[str, Any] = {
-        "name": value.get("name") or _name(document.name),
+        "name": value.get("name") or name_of_file(document.name),
         "models": [located(model["id"], folder)],
         "run": {
             **{key: model[key] for key in ("adapter", "device", "dtype") if key in model},
@@ -71,7 +71,7 @@ def suite_value(document: YamlDocument, folder: Path) -> dict[str, Any]:
         result["primary_metric"] = limits
     band = value.get("primary_metric", {}).get("drift_band")
     if band is not None:
-        result["drift"] = {"band": _drift_band(document, band)}
+        result["drift"] = {"band": drift_band_of(document, band)}
     invariants = value.get("guards", {}).get("invariants", {})
     if "mode" in invariants:
         result["guards"] = {"invariants": {"mode": invariants["mode"]}}
@@ -93,16 +93,17 @@ def only_scenario(document: YamlDocument, folder: Path) -> ScenarioEntry:
         )
     if "edit" not in value:
         subject = located(value["subject"], folder)
-        name = _word(Path(subject).name)
+        name = as_word(Path(subject).name)
         return ScenarioEntry(
-            Scenario(name, subject=subject), Expectation("compare", Strictness.MUST_PASS)
+            Scenario(name, subject=subject, kind=value.get("kind")),
+            Expectation("compare", Strictness.MUST_PASS),
         )
     edit = EditSpec(value["edit"]["name"], dict(value["edit"].get("plan") or {}))
     clean = is_clean(edit)
     (check_clean if clean else check_edit)(edit, document.seen_from(("edit",)), ("edit",))
-    kind = "any" if clean else declared_kind(edit)
     return ScenarioEntry(
-        Scenario(edit.name, edit=edit, kind=kind), Expectation("clean", Strictness.MUST_PASS)
+        Scenario(edit.name, edit=edit, kind=value.get("kind")),
+        Expectation("clean", Strictness.MUST_PASS),
     )
 
 
@@ -112,11 +113,7 @@ def run_notes(value: Mapping[str, Any]) -> tuple[str, ...]:
     order: list[str] = guards.get("order", [])
     auto: Mapping[str, Any] = value.get("auto", {})
     output: Mapping[str, Any] = value.get("output", {})
-    notes = [
-        f"guard {name}: not built in this version"
-        for name in NOT_BUILT
-        if name in order or name in guards
-    ]
+    notes = [note_of(name) for name in NOT_BUILT if name in order or name in guards]
     if order and "invariants" not in order:
         notes.append(
             "guards.order leaves out invariants: what the tier demands is run all the same"
@@ -136,19 +133,6 @@ def run_notes(value: Mapping[str, Any]) -> tuple[str, ...]:
     if output.get("save_report") is False:
         notes.append("output.save_report: reports are written all the same")
     return tuple(notes)
-
-
-def _name(file: str) -> str:
-    name = Path(file).name
-    for suffix in (".yaml", ".yml", ".invarlock"):
-        name = name.removesuffix(suffix)
-    return _word(name)
-
-
-def _word(text: str) -> str:
-    """``text`` as a name: letters, digits and ``_ . + -`` only."""
-    word = re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).lstrip(".+-")
-    return word or "run"
 
 
 def _metric(document: YamlDocument) -> str | None:
@@ -202,17 +186,3 @@ def _limits(document: YamlDocument) -> dict[str, Any]:
     if "spike_threshold" in evaluation:
         limits.setdefault("catastrophic_ratio", evaluation["spike_threshold"])
     return limits
-
-
-def _drift_band(document: YamlDocument, band: Mapping[str, float]) -> float:
-    """The ratio, either way, that lies within ``min`` and ``max``: the tighter of both sides."""
-    sides = [band["max"]] if "max" in band else []
-    if "min" in band:
-        sides.append(1 / band["min"])
-    if not sides:
-        raise ConfigError(
-            f"{document.place(('primary_metric', 'drift_band'))}: primary_metric.drift_band: empty",
-            remedy="give min below 1 and max above 1",
-            code="BAD_VALUE",
-        )
-    return float(min(sides))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -12,11 +13,29 @@ from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import schema, strict_validator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_invarlock.policy.yaml_document import YamlDocument
 
 
 def check_document(document: YamlDocument, schema_name: str) -> None:
-    """Raise ConfigError for the first (deepest, then topmost) violation of ``schema_name``."""
+    """Raise ConfigError for the topmost violation of ``schema_name``."""
+    found = schema_violations(document, schema_name)
+    if found:
+        raise found[0].error
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaViolation:
+    """What is wrong at ``path`` of a document: the error, and whether the key itself is unknown."""
+
+    path: tuple[str | int, ...]
+    error: ConfigError
+    unknown_key: bool
+
+
+def schema_violations(document: YamlDocument, schema_name: str) -> list[SchemaViolation]:
+    """Every violation of ``schema_name``, topmost first, each unknown key by itself."""
     validator = strict_validator()(schema(schema_name))
     errors = sorted(
         validator.iter_errors(document.value),
@@ -25,26 +44,28 @@ def check_document(document: YamlDocument, schema_name: str) -> None:
             list(map(str, error.path)),
         ),
     )
-    if errors:
-        raise _config_error(document, errors[0])
+    return [violation for error in errors for violation in _violations(document, error)]
 
 
-def _config_error(document: YamlDocument, error: jsonschema.ValidationError) -> ConfigError:
+def _violations(
+    document: YamlDocument, error: jsonschema.ValidationError
+) -> Iterator[SchemaViolation]:
     path = tuple(error.absolute_path)
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = sorted(_properties(error))
-        unknown = next(key for key in error.instance if key not in known)
-        return ConfigError(
-            f"{document.place((*path, unknown))}: unknown key {dotted((*path, unknown))!r}",
-            remedy=nearest(unknown, known, "key"),
-            code="UNKNOWN_KEY",
-        )
+        for unknown in (key for key in error.instance if key not in known):
+            at = (*path, unknown)
+            text = f"{document.place(at)}: unknown key {dotted(at)!r}"
+            remedy = nearest(unknown, known, "key")
+            yield SchemaViolation(at, ConfigError(text, remedy=remedy, code="UNKNOWN_KEY"), True)
+        return
     where = dotted(path) or "the document"
-    return ConfigError(
+    wrong = ConfigError(
         f"{document.place(path)}: {where}: {error.message}",
         remedy=str(_rules(error).get("description", "see the grammar of suite files")),
         code="BAD_VALUE",
     )
+    yield SchemaViolation(path, wrong, False)
 
 
 def _rules(error: jsonschema.ValidationError) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ Every setting ``x-y`` is option ``--invarlock-x-y``, ini ``invarlock_x_y`` and e
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -43,6 +43,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("subject", "MODEL", "Compare checkpoints: a subject; may repeat", repeatable=True),
     SettingSpec("model", "MODEL", "Replace the suite's models; may repeat", repeatable=True),
     SettingSpec("scenario", "ID", "Run a suite of just this scenario; may repeat", repeatable=True),
+    SettingSpec("sweep", "SCENARIO:PARAM=a,b,c", "Run a suite of just these doses; may repeat",
+                repeatable=True),
     SettingSpec("tier", "NAME|FILE", "Limits: conservative, balanced, aggressive", "balanced"),
     SettingSpec("profile", "NAME", "Counts: dev, ci_cpu, ci, release", "ci under CI, else dev",
                 choices=("dev", "ci_cpu", "ci", "release")),
@@ -51,6 +53,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("preset", "NAME|FILE|DIR",
                 "Data, lengths, metric: causal, masked, seq2seq, accuracy", "suite's"),
     SettingSpec("tuned", "FILE", "Parameters of clean edits, in the original's format", "shipped"),
+    SettingSpec("tune", "", "Search the parameters of a suite's clean edits, and run nothing else",
+                "off", flag=True),
     SettingSpec("adapter", "NAME", "auto, hf_causal, hf_mlm, hf_seq2seq, or an installed one",
                 "auto"),
     SettingSpec("preview-windows", "N", "Windows of the preview arm", "profile's"),
@@ -58,7 +62,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("seq-len", "TOKENS", "Tokens of a window", "512"),
     SettingSpec("stride", "TOKENS", "Tokens from one window to the next", "seq-len"),
     SettingSpec("batch", "TOKENS|auto", "Tokens of one forward pass", "auto"),
-    SettingSpec("kind", "KIND", "Declared kind of change of a compared subject", "any",
+    SettingSpec("kind", "KIND", "Declared kind of change of every scenario", "edit's own",
                 choices=("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge",
                          "reparametrized")),
     SettingSpec("repeats", "N", "Draws of windows per scenario", "1"),
@@ -82,6 +86,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("list-suites", "", "List the shipped suites and exit", "off", flag=True),
 )  # fmt: skip
 SPECS: Mapping[str, SettingSpec] = {spec.name: spec for spec in SETTINGS}
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+_QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
 _OURS = frozenset(spec.environment for spec in SETTINGS)
 
 
@@ -97,12 +103,16 @@ class Setting:
 class Settings:
     """All settings made on the command line, in the environment or in an ini file.
 
-    ``notes`` tell which were made under a name of the original.
+    ``notes`` tell which were made under a name of the original; ``provider_arguments`` are those
+    that its variables give data providers: by kind and argument, the value and the variable.
     """
 
     made: Mapping[str, Setting] = field(default_factory=dict)
     in_ci: bool = False
     notes: tuple[str, ...] = ()
+    provider_arguments: Mapping[str, Mapping[str, tuple[str | int, str]]] = field(
+        default_factory=dict
+    )
 
     def check(self) -> None:
         """Raise ConfigError for a flag that is neither on nor off, or a word that is no choice."""
@@ -181,17 +191,14 @@ def collect_settings(
             (old_value, old_name),
             (ini(spec.dest), f"ini {spec.dest}"),
         ):
-            values = _as_texts(value, spec)
+            values = _as_texts(value, spec, origin)
             if values:
                 made[spec.name] = Setting(values, origin)
                 if origin == old_name:
                     notes.append(f"{old_name} is read as {spec.environment}")
                 break
-    if "dataset" in made:
-        made["dataset"], names = _with_arguments(made["dataset"], environment)
-        notes += names
     in_ci = environment.get("CI", "").lower() not in ("", "0", "false", "no")
-    return Settings(made, in_ci=in_ci, notes=tuple(notes))
+    return Settings(made, in_ci, tuple(notes), _provider_arguments(environment))
 
 
 def _old_name(spec: SettingSpec, environment: Mapping[str, str]) -> tuple[str, str | None]:
@@ -203,19 +210,15 @@ def _old_name(spec: SettingSpec, environment: Mapping[str, str]) -> tuple[str, s
     return alias_of(spec.name, environment) or ("", None)
 
 
-def _with_arguments(dataset: Setting, environment: Mapping[str, str]) -> tuple[Setting, list[str]]:
-    """``dataset``, where it is a bare kind, with the arguments that old variables give."""
+def _provider_arguments(
+    environment: Mapping[str, str],
+) -> Mapping[str, Mapping[str, tuple[str | int, str]]]:
+    """By kind of data provider, what old variables give it; nothing is judged yet."""
     if not _may_be_old(environment):
-        return dataset, []
+        return {}
     from pytest_invarlock.policy.migration import provider_arguments
 
-    kind = dataset.values[-1]
-    arguments = provider_arguments(kind, environment)
-    if not arguments:
-        return dataset, []
-    text = json.dumps({"kind": kind, **arguments})
-    note = f"dataset: {', '.join(arguments)} of {kind} are read from variables of the original"
-    return Setting((text,), dataset.origin), [note]
+    return provider_arguments(environment)
 
 
 def _may_be_old(environment: Mapping[str, str]) -> bool:
@@ -225,7 +228,7 @@ def _may_be_old(environment: Mapping[str, str]) -> bool:
     )
 
 
-def _as_texts(value: object, spec: SettingSpec) -> tuple[str, ...]:
+def _as_texts(value: object, spec: SettingSpec, origin: str) -> tuple[str, ...]:
     if value is None or value is False or value == "":
         return ()
     if value is True:
@@ -233,5 +236,17 @@ def _as_texts(value: object, spec: SettingSpec) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
         return tuple(str(part) for part in value)
     if spec.repeatable:
-        return tuple(str(value).split())
+        return _words(str(value), origin)
     return (str(value),)
+
+
+def _words(text: str, origin: str) -> tuple[str, ...]:
+    """``text`` split at blanks, but for those in quotes; a word all in quotes loses them."""
+    if _WORD.sub("", text).strip():
+        raise ConfigError(
+            f"{origin}: {text!r} has a quote that is never closed",
+            remedy="put a name with blanks or quotes in quotes of the other sort",
+            code="BAD_VALUE",
+        )
+    words = _WORD.findall(text)
+    return tuple(word[1:-1] if _QUOTED.fullmatch(word) else word for word in words)

@@ -14,6 +14,7 @@ from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
 from pytest_invarlock.policy.extended_document import extended
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.placed_errors import placing_errors
 from pytest_invarlock.policy.plan_settings import build_plan, build_policy
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
 from pytest_invarlock.policy.run_configuration import (
@@ -30,7 +31,16 @@ from pytest_invarlock.policy.suite_scenarios import (
     scenario_entries,
     selected,
 )
-from pytest_invarlock.policy.tuned import TunedParameters, is_clean, tuned_notes
+from pytest_invarlock.policy.sweep import (
+    Sweep,
+    read_sweeps,
+    refuse_sweeps,
+    sweep_notes,
+    swept,
+    with_doses,
+)
+from pytest_invarlock.policy.tuned import TunedEdit, TunedParameters, is_clean, tuned_notes
+from pytest_invarlock.policy.tuning_ladder import check_tunable, tuned_scenarios
 from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse_yaml
 
 if TYPE_CHECKING:
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.settings import Settings
 
 COMPARE = "compare"
+TUNING = "tuning"
 KINDS = ("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge", "reparametrized")
 
 
@@ -47,9 +58,12 @@ class Suite:
     """What a run measures and demands.
 
     ``node_prefix`` heads its node ids; ``path`` exists on disk and stands for it there;
-    ``draws`` is how many window draws each scenario is measured on; ``out`` is the folder that the
-    file itself wants its results in. ``own`` holds, by the names of pair and scenario, those that
-    another model measures with other parameters.
+    ``draws`` is how many window draws a scenario is measured on that does not say it itself;
+    ``out`` is the folder that the file itself wants its results in. ``own`` holds, by the names of
+    pair and scenario, those that another model measures with other parameters. ``clean``
+    holds the scenarios whose parameters were looked up, as their file has them; with ``tunes``
+    these are searched instead of the suite being run. With ``sweeps`` the scenarios are just
+    their doses.
     """
 
     name: str
@@ -62,6 +76,9 @@ class Suite:
     draws: int = 1
     out: str | None = None
     own: Mapping[tuple[str, str], Scenario] = field(default_factory=dict)
+    clean: tuple[Scenario, ...] = ()
+    tunes: bool = False
+    sweeps: tuple[Sweep, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -80,6 +97,10 @@ class Suite:
         if expected.strictness is Strictness.INFORMATIONAL:
             return ("signal",)
         return self.policy.checks
+
+    def runs_of(self, scenario: Scenario) -> tuple[int, ...]:
+        """The numbers of the draws of windows that ``scenario`` is measured on."""
+        return scenario.runs or tuple(range(self.draws))
 
     def planned(self) -> Iterator[tuple[Pair, Scenario]]:
         """Every (pair, scenario) in order."""
@@ -104,6 +125,13 @@ class Suite:
 
     def node_ids(self) -> list[str]:
         """Every item's node id in order."""
+        if self.tunes:
+            return [
+                f"{self.node_prefix}::{pair.name}::{TUNING}::{scenario.edit.name}"
+                for pair in self.pairs
+                for scenario in tuned_scenarios(self.clean)
+                if scenario.edit is not None
+            ]
         return [
             f"{self.node_prefix}::{pair.name}::{scenario.name}::{check}"
             for pair, scenario in self.planned()
@@ -160,8 +188,11 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         raise ConfigError(
             f"--invarlock-{given} stands alone", remedy=f"give --invarlock-{missing} as well"
         )
+    if settings.flag("tune"):
+        check_tunable((), (), "a comparison of checkpoints")
+    refuse_sweeps(settings, "a comparison of checkpoints has no dose", "sweep a suite's scenario")
     labels = _unique([display_name(subject) for subject in subjects])
-    kind = settings.choice("kind", KINDS) or "any"
+    kind = settings.choice("kind", KINDS)
     check_distinct(labels, "subject")
     pair = Pair(display_name(baseline), baseline)
     scenarios = tuple(
@@ -226,6 +257,8 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         check_document(document, "suite")
         value = document.value
         entries = scenario_entries(document, settings, folder)
+    sweeps = read_sweeps(settings)
+    entries = swept(sweeps, entries, document.name)
     models = list(settings.texts("model")) or [located(model, folder) for model in value["models"]]
     pairs = tuple(
         Pair(label, reference)
@@ -234,15 +267,22 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         )
     )
     check_distinct((pair.name for pair in pairs), "model")
+    own, found = _clean_edits(pairs, entries, settings)
+    clean = tuple(
+        entry.scenario for entry in entries if entry.scenario.edit and is_clean(entry.scenario.edit)
+    )
+    if settings.flag("tune"):
+        check_tunable(pairs, clean, document.name)
+    entries, own = with_doses(sweeps, entries, own, pairs)
     check_distinct((entry.scenario.name for entry in entries), "scenario")
     expectations = {
         (pair.name, entry.scenario.name): entry.expectation_of(pair.baseline)
         for pair in pairs
         for entry in entries
     }
-    own, tuned = _clean_edits(pairs, entries, settings)
-    policy = build_policy(value, settings, expectations, folder)
-    plan = with_sequence(build_plan(value, settings, folder), policy, settings)
+    with placing_errors(document, settings):
+        policy = build_policy(value, settings, expectations, folder)
+        plan = with_sequence(build_plan(value, settings, folder), policy, settings)
     return Suite(
         name=value["name"],
         node_prefix=prefix,
@@ -251,31 +291,44 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         scenarios=tuple(
             own.get((pairs[0].name, entry.scenario.name), entry.scenario) for entry in entries
         ),
-        plan=replace(plan, notes=(*plan.notes, *notes, *tuned)),
+        plan=replace(
+            plan,
+            notes=(
+                *plan.notes,
+                *notes,
+                *(() if settings.flag("tune") else tuned_notes(found, plan)),
+                *sweep_notes(sweeps),
+            ),
+        ),
         policy=policy,
         draws=settings.number("repeats") or value.get("run", {}).get("repeats", 1),
         out=document.value.get("output", {}).get("dir"),
         own=own,
+        clean=clean,
+        tunes=settings.flag("tune"),
+        sweeps=sweeps,
     )
 
 
 def _clean_edits(
     pairs: Sequence[Pair], entries: Sequence[ScenarioEntry], settings: Settings
-) -> tuple[dict[tuple[str, str], Scenario], tuple[str, ...]]:
-    """The scenarios with ``clean: true``, with the parameters of each model; and notes."""
+) -> tuple[dict[tuple[str, str], Scenario], dict[tuple[str, str], TunedEdit]]:
+    """The scenarios with ``clean: true``, with the parameters of each model; and what was found."""
     own: dict[tuple[str, str], Scenario] = {}
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str], TunedEdit] = {}
     clean = [
         (entry.scenario, entry.scenario.edit)
         for entry in entries
         if entry.scenario.edit is not None and is_clean(entry.scenario.edit)
     ]
     if not clean and settings.text("tuned") is None:
-        return own, ()
+        return own, found
     parameters = TunedParameters(settings)
     for pair in pairs:
         for scenario, edit in clean:
             tuned = parameters.resolved(edit, pair.baseline)
-            own[(pair.name, scenario.name)] = replace(scenario, edit=tuned.edit)
-            found[(pair.name, edit.name)] = tuned.source
-    return own, tuned_notes(found)
+            own[(pair.name, scenario.name)] = replace(
+                scenario, edit=tuned.edit, skipped=tuned.skipped
+            )
+            found[(pair.name, edit.name)] = tuned
+    return own, found

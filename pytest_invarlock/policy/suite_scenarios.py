@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError
-from pytest_invarlock.plan import EditSpec, Scenario
+from pytest_invarlock.plan import Description, EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.schema_check import dotted
 from pytest_invarlock.policy.tuned import check_clean, is_clean
+from pytest_invarlock.policy.unbuilt_guards import NOT_BUILT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_invarlock.policy.settings import Settings
-    from pytest_invarlock.policy.yaml_document import YamlDocument
+    from pytest_invarlock.policy.yaml_document import KeyPath, YamlDocument
 
 DEFAULT = "default"
 CATEGORY = {
@@ -71,7 +73,10 @@ def scenario_entries(
 def selected(
     entries: Sequence[ScenarioEntry], name: str, settings: Settings
 ) -> list[ScenarioEntry]:
-    """Those of ``entries`` that the setting ``scenario`` names, all where it is not made."""
+    """Those of ``entries`` that the setting ``scenario`` names, all where it is not made.
+
+    The settings ``kind`` and ``repeats`` beat what an entry says.
+    """
     ids = [entry.scenario.name for entry in entries]
     wanted = settings.texts("scenario")
     for word in wanted:
@@ -81,7 +86,17 @@ def selected(
                 remedy=nearest(word, ids, "scenario"),
                 code="UNKNOWN_SCENARIO",
             )
-    return [entry for entry in entries if not wanted or entry.scenario.name in wanted]
+    chosen = [entry for entry in entries if not wanted or entry.scenario.name in wanted]
+    return [replace(entry, scenario=_as_set(entry.scenario, settings)) for entry in chosen]
+
+
+def _as_set(scenario: Scenario, settings: Settings) -> Scenario:
+    """``scenario`` with the kind and the number of draws that settings give it."""
+    # Whether the word is one is for `Settings.check`, before anything is read.
+    kind = settings.text("kind")
+    if kind is not None:
+        scenario = replace(scenario, kind=kind)
+    return replace(scenario, runs=()) if settings.number("repeats") else scenario
 
 
 def located(reference: str, folder: Path) -> str:
@@ -105,16 +120,36 @@ def _entry(
         entry["id"],
         edit=edit,
         subject=located(entry["subject"], folder) if "subject" in entry else None,
-        kind=entry.get("kind", "any"),
+        kind=entry.get("kind"),
+        runs=_runs(document, index, entry),
+        timeout=float(entry["timeout"]) if "timeout" in entry else None,
+        description=Description(
+            **{
+                key: entry[key]
+                for key in ("intent", "primary_guard", "artifact_class")
+                if key in entry
+            }
+        ),
     )
     strictness, by_model = _strictness(document, index, entry["strictness"], folder)
+    demands = {strictness, *by_model.values()}
     detectors = entry.get("detectors", {})
-    if detectors and strictness is Strictness.MUST_PASS:
+    if detectors and demands == {Strictness.MUST_PASS}:
         raise ConfigError(
             f"{document.place((*at, 'detectors'))}: scenarios[{index}].detectors: "
             "a scenario that must pass has none",
             remedy="drop the key, or make it must_fail or must_detect",
         )
+    detection = demands & {Strictness.MUST_FAIL, Strictness.MUST_DETECT}
+    if edit is not None and edit.name == "noop" and detection:
+        raise ConfigError(
+            f"{document.place((*at, 'strictness'))}: scenarios[{index}].strictness: "
+            "noop changes nothing that could be detected",
+            remedy="make it must_pass, or name another edit",
+            code="BAD_VALUE",
+        )
+    if detection and not detectors:
+        detectors = _meant_detector(document, at, entry)
     expected = Expectation(
         category=entry.get("category", CATEGORY[strictness]),
         strictness=strictness,
@@ -122,6 +157,35 @@ def _entry(
         detectors_all=tuple(detectors.get("all", ())),
     )
     return ScenarioEntry(scenario, expected, by_model)
+
+
+def _runs(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple[int, ...]:
+    """The numbers of the draws that a scenario asks for; none where it asks for none."""
+    seeds: list[int] = entry.get("seeds", [])
+    runs: int | None = entry.get("runs")
+    if seeds and runs not in (None, len(seeds)):
+        raise ConfigError(
+            f"{document.place(('scenarios', index, 'seeds'))}: scenarios[{index}].seeds: "
+            f"{len(seeds)} draws are named, and runs is {runs}",
+            remedy="name as many draws as there are runs, or drop runs",
+            code="BAD_VALUE",
+        )
+    return tuple(sorted(seeds)) or tuple(range(runs or 0))
+
+
+def _meant_detector(
+    document: YamlDocument, at: KeyPath, entry: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """The scenario's primary guard as its detector; none where it names no guard."""
+    guard: str | None = entry.get("primary_guard")
+    if guard in NOT_BUILT:
+        raise ConfigError(
+            f"{document.place((*at, 'primary_guard'))}: {dotted((*at, 'primary_guard'))}: "
+            f"guard {guard} is not built in this version, and no other detector is given",
+            remedy="give detectors: {any: [primary_metric]}",
+            code="GUARD_NOT_BUILT",
+        )
+    return {} if guard is None else {"any": [guard]}
 
 
 def _strictness(

@@ -28,6 +28,27 @@ _FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?
 _SPECIAL_FLOAT = re.compile(r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
 
 
+class _TagError(yaml.YAMLError):
+    """A tag such as ``!!str`` stands on a 1-based line."""
+
+    def __init__(self, tag: str, line: int) -> None:
+        super().__init__(tag)
+        self.tag = tag.replace("tag:yaml.org,2002:", "!!")
+        self.line = line
+
+
+class _UntaggedLoader(yaml.SafeLoader):
+    """Refuses tags: scalars are read by their looks, and a tag would be dropped in silence."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise _TagError(tag, event.start_mark.line + 1)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
     """A parsed mapping and the 1-based line on which each key path stands.
@@ -76,7 +97,19 @@ def load_yaml(path: Path) -> YamlDocument:
 def parse_yaml(text: str, *, name: str) -> YamlDocument:
     """Parse ``text``; ``name`` is what errors call it."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_UntaggedLoader)
+    except _TagError as error:
+        raise ConfigError(
+            f"{name}:{error.line}: tag {error.tag} is not read",
+            remedy="drop it; put what is text in quotes",
+            code="YAML_TAG",
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{name}: brackets or blocks stand too deep in one another",
+            remedy="write it flatter",
+            code="BAD_VALUE",
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark is not None else 1

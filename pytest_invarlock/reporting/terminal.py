@@ -7,6 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_invarlock.policy.sweep import NO_CERTIFICATION
+from pytest_invarlock.reporting.dose_response import dose_responses
+from pytest_invarlock.reporting.dose_response_files import FOLDER, SUFFIXES
+from pytest_invarlock.reporting.dose_response_table import terminal_lines
 from pytest_invarlock.run_text import HEADINGS, aligned, rows
 
 if TYPE_CHECKING:
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
 def write_summary(terminal: Any, summary: RunSummary) -> None:
     """Write the section of one run; the word of the verdict carries its meaning without colour."""
-    word = summary.verdict.verdict if summary.verdict is not None else summary.status.upper()
+    word = summary.word
     colour = {"PASS": {"green": True}, "FAIL": {"red": True}}.get(word, {"yellow": True})
     terminal.write_sep("=", f"invarlock {summary.name}: {word}", bold=True, **colour)
     entries = rows(summary)
@@ -27,8 +31,18 @@ def write_summary(terminal: Any, summary: RunSummary) -> None:
     if summary.verdict is not None and summary.verdict.broken is not None:
         broken = summary.verdict.broken
         terminal.write_line(f"broken: {broken.name}: {broken.text}", red=True)
-    for line in closing_lines(summary):
+    for line in (*sweep_lines(summary), *closing_lines(summary)):
         terminal.write_line(line)
+
+
+def sweep_lines(summary: RunSummary) -> list[str]:
+    """A table a sweep and model, and where its files are; nothing in a run without sweeps."""
+    lines = []
+    for response in dose_responses(summary):
+        folder = summary.run.path / FOLDER
+        files = [path for s in SUFFIXES if (path := folder / f"{response.stem}{s}").is_file()]
+        lines += [*terminal_lines(response), *(f"sweep: {_shown(path)}" for path in files)]
+    return lines
 
 
 def closing_lines(summary: RunSummary) -> list[str]:
@@ -36,8 +50,10 @@ def closing_lines(summary: RunSummary) -> list[str]:
     folder = _shown(summary.run.path)
     if summary.problem is not None:
         return [f"ERROR: {summary.problem}", f"reports: {folder}"]
+    if summary.is_sweep:
+        return [*_cut_short(summary), NO_CERTIFICATION, f"reports: {folder}"]
     if not summary.complete:
-        why = "some items were not run" if summary.status == "partial" else "the run was cut short"
+        (why,) = _cut_short(summary)
         return [f"{why}: no verdict, no evidence pack", f"reports: {folder}"]
     if summary.sealed is None:
         return [f"reports: {folder}", "no evidence pack was asked for"]
@@ -56,6 +72,12 @@ def closing_lines(summary: RunSummary) -> list[str]:
             f"--expected-fingerprint {summary.sealed.fingerprint}",
         ]
     return lines
+
+
+def _cut_short(summary: RunSummary) -> list[str]:
+    """Why not everything was measured; nothing where it was."""
+    texts = {"partial": ["some items were not run"], "incomplete": ["the run was cut short"]}
+    return texts.get(summary.status, [])
 
 
 def _shown(path: Path) -> str:

@@ -65,7 +65,7 @@ def before(bench: Bench) -> dict[str, str]:
     return dict(tensor_digests(bench.baseline.model))
 
 
-def scenario_of(name: str, kind: str = "any", **parameters: Any) -> Scenario:
+def scenario_of(name: str, kind: str | None = None, **parameters: Any) -> Scenario:
     return Scenario(name, edit=EditSpec(name, parameters or NEEDED.get(name, {})), kind=kind)
 
 

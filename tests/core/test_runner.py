@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from invarlock_guards import InvariantsGuard
 
 from pytest_invarlock.adapters import HF_Causal_Adapter
-from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.bench.journal import EditJournal
+from pytest_invarlock.bench.tensor_digest import model_tensors, tensor_digests
 from pytest_invarlock.core.api import RunConfig
+from pytest_invarlock.core.engine import measure
 from pytest_invarlock.core.runner import CoreRunner
 from pytest_invarlock.data import get_provider
-from pytest_invarlock.errors import ConfigError, DataError
+from pytest_invarlock.edits import apply_edit
+from pytest_invarlock.errors import ConfigError, DataError, EditError
 from pytest_invarlock.plan import EditSpec
 
 INT8 = EditSpec("quant_rtn", {"bitwidth": 8, "group_size": 32})
@@ -93,3 +98,158 @@ def test_a_model_in_training_mode_and_an_unknown_guard_are_refused(model, adapte
     with pytest.raises(ConfigError) as caught:
         execute(model.train(), adapter, INT8, batches)
     assert caught.value.code == "TRAINING_MODE"
+
+
+class ScaledNorm:
+    """An edit of one's own that changes one tensor."""
+
+    name = "scaled_norm"
+
+    def apply(self, model, adapter=None):
+        model.model.norm.weight.mul_(1.001)
+
+
+EDITS = pytest.mark.parametrize("edit", [INT8, ScaledNorm()], ids=["named", "own"])
+
+
+@EDITS
+def test_an_adapter_that_cannot_describe_leaves_nothing_behind(edit, model, batches):
+    class Mute(HF_Causal_Adapter):
+        def describe(self, model):
+            raise RuntimeError("nothing to say")
+
+    before = tensor_digests(model)
+    with pytest.raises(RuntimeError, match="nothing to say"):
+        execute(model, Mute(), edit, batches)
+    assert tensor_digests(model) == before
+
+
+@EDITS
+def test_a_context_that_no_report_can_hold_leaves_nothing_behind(edit, model, adapter, batches):
+    before = tensor_digests(model)
+    with pytest.raises(TypeError):
+        execute(model, adapter, edit, batches, context=7)
+    assert tensor_digests(model) == before
+
+
+class Interrupted:
+    """Runs ``method`` of the journal, and breaks off after its call number ``calls``."""
+
+    def __init__(self, monkeypatch, method, *calls):
+        self.method, self.calls, self.n = getattr(EditJournal, method), calls, 0
+        monkeypatch.setattr(EditJournal, method, lambda *given: self(*given))
+
+    def __call__(self, *given):
+        self.n += 1
+        if self.n in self.calls:
+            raise KeyboardInterrupt
+        self.method(*given)
+
+
+@EDITS
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no memory")])
+def test_an_apply_for_good_that_breaks_off_is_undone(
+    edit, error, model, adapter, batches, monkeypatch
+):
+    written = []
+
+    def write(journal, name, value):
+        written.append(name)
+        EDIT_JOURNAL_WRITE(journal, name, value)
+        raise error
+
+    def measured(*arguments, **options):
+        record = measure(*arguments, **options)
+        # Only the apply for good is still to come.
+        monkeypatch.setattr(EditJournal, "write", write)
+        return record
+
+    monkeypatch.setattr("pytest_invarlock.core.runner.measure", measured)
+    before = tensor_digests(model)
+    with pytest.raises(type(error)):
+        execute(model, adapter, edit, batches)
+    assert len(written) == 1
+    assert tensor_digests(model) == before
+
+
+EDIT_JOURNAL_WRITE = EditJournal.write
+
+
+def test_an_edit_that_comes_out_otherwise_is_not_kept(model, adapter, batches, monkeypatch):
+    def otherwise(spec, journal):
+        apply_edit(spec, journal)
+        weight = model_tensors(journal.model)["model.norm.weight"]
+        journal.write("model.norm.weight", weight * 1.001)
+
+    monkeypatch.setattr("pytest_invarlock.core.runner.apply_edit", otherwise)
+    before = tensor_digests(model)
+    with pytest.raises(EditError, match="other than it was measured") as caught:
+        execute(model, adapter, INT8, batches)
+    assert caught.value.code == "EDIT_NOT_AS_MEASURED"
+    assert tensor_digests(model) == before
+
+
+def test_the_edit_is_kept_under_the_threads_it_was_measured_with(
+    model, adapter, batches, monkeypatch
+):
+    threads = []
+
+    def counted(spec, journal):
+        threads.append(torch.get_num_threads())
+        return apply_edit(spec, journal)
+
+    for module in ("bench.resident", "core.runner"):
+        monkeypatch.setattr(f"pytest_invarlock.{module}.apply_edit", counted)
+    before = torch.get_num_threads()
+    threads_of_the_plan = os.cpu_count() or 1
+    torch.set_num_threads(threads_of_the_plan + 1)
+    try:
+        execute(model, adapter, INT8, batches)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [threads_of_the_plan] * 2
+
+
+def test_an_interrupted_undo_is_finished(model, adapter, batches, monkeypatch):
+    before = tensor_digests(model)
+    interrupted = Interrupted(monkeypatch, "undo", 1)
+    with pytest.raises(KeyboardInterrupt):
+        execute(model, adapter, PRUNE, batches)
+    assert interrupted.n > 1
+    assert tensor_digests(model) == before
+
+
+def test_a_model_that_cannot_be_put_back_is_said_to_be_changed(
+    model, adapter, batches, monkeypatch
+):
+    before = tensor_digests(model)
+    Interrupted(monkeypatch, "undo", *range(1, 9))
+    with pytest.raises(EditError, match="left changed") as caught:
+        execute(model, adapter, PRUNE, batches)
+    assert caught.value.code == "MODEL_LEFT_CHANGED"
+    assert tensor_digests(model) != before
+
+
+def test_memory_that_runs_out_with_an_edit_left_in_measures_no_other_model(
+    model, adapter, batches, monkeypatch
+):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("pytest_invarlock.core.engine._facts", out_of_memory)
+    monkeypatch.setattr(EditJournal, "undo", out_of_memory)
+    with pytest.raises(EditError) as caught:
+        execute(model, adapter, PRUNE, batches)
+    assert caught.value.code == "MODEL_LEFT_CHANGED"
+
+
+def test_a_model_changed_while_it_was_measured_is_said_to_be(model, adapter, batches, monkeypatch):
+    def measured(*arguments, **options):
+        record = measure(*arguments, **options)
+        model.model.norm.weight.mul_(2.0)
+        return record
+
+    monkeypatch.setattr("pytest_invarlock.core.runner.measure", measured)
+    with pytest.raises(EditError) as caught:
+        execute(model, adapter, INT8, batches)
+    assert caught.value.code == "MODEL_LEFT_CHANGED"

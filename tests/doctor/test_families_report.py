@@ -52,9 +52,3 @@ def test_what_is_no_model_ends_in_one_line(model: str, capsys: pytest.CaptureFix
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert line.startswith("invarlock: MODEL_NOT_")
-
-
-def test_without_a_model_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["doctor"])
-    assert caught.value.code == 2

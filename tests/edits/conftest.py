@@ -9,7 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ARCHITECTURES = ("gpt2", "llama", "gemma", "mixtral", "t5", "bert", "bart", "gpt_neox")
+ARCHITECTURES = (
+    "gpt2", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox", "opt", "phi", "gemma",
+    "bloom", "bert", "roberta", "t5", "bart",
+)  # fmt: skip
+"""The matrix of the project: every edit, fault and control is applied to each and undone."""
 
 
 def build(kind: str) -> Any:
@@ -32,6 +36,18 @@ def build(kind: str) -> Any:
                           initializer_range=0.3)
         ),
         "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**grouped)),
+        "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**grouped)),
+        "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**grouped)),
+        "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**grouped, head_dim=8)),
+        "opt": lambda: hf.OPTForCausalLM(
+            hf.OPTConfig(**small, hidden_size=16, ffn_dim=24, num_hidden_layers=2, init_std=0.3,
+                         num_attention_heads=4, word_embed_proj_dim=16, max_position_embeddings=32)
+        ),
+        "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**decoder)),
+        "bloom": lambda: hf.BloomForCausalLM(
+            hf.BloomConfig(**small, hidden_size=16, n_layer=2, n_head=4, initializer_range=0.3)
+        ),
+        "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**decoder)),
         "gemma": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**grouped, head_dim=4)),
         "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**grouped, num_local_experts=4)),
         "t5": lambda: hf.T5ForConditionalGeneration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ PROPERTY = settings(deadline=None, max_examples=80, database=None, derandomize=T
 def by_loops(weight: np.ndarray, sparsity: float) -> np.ndarray:
     flat = [float(x) for x in weight.reshape(-1)]
     order = sorted(range(len(flat)), key=lambda i: (abs(flat[i]), i))
-    for i in order[: math.floor(len(flat) * sparsity)]:
+    for i in order[: math.floor(len(flat) * Fraction(str(sparsity)))]:
         flat[i] = 0.0
     return np.array(flat).reshape(weight.shape)
 
@@ -55,7 +56,7 @@ def test_the_same_as_loops_ties_included(values: list[int], sparsity: float) -> 
     weight = np.array(values, dtype=np.float32).reshape(1, -1)
     found = pruned(torch.from_numpy(weight), sparsity).numpy()
     np.testing.assert_array_equal(found, by_loops(weight, sparsity))
-    assert (found == 0).sum() == math.floor(len(values) * sparsity)
+    assert (found == 0).sum() == math.floor(len(values) * Fraction(str(sparsity)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -65,7 +66,7 @@ def test_the_count_of_zeros_is_exact_in_every_dtype(dtype: torch.dtype, sparsity
     weight[weight == 0] = 1
     found = pruned(weight, sparsity)
     assert found.dtype == dtype
-    assert int((found == 0).sum()) == math.floor(620 * sparsity)
+    assert int((found == 0).sum()) == 620 * round(100 * sparsity) // 100
     kept = found != 0
     assert torch.equal(found[kept], weight[kept])
 
@@ -100,7 +101,7 @@ def test_each_projection_loses_its_exact_share(kind: str, tiny_model: Any) -> No
             assert torch.equal(parameter, old)
     assert coverage["n_tensors_touched"] == touched
     assert coverage["n_parameters_changed"] == sum(
-        math.floor(p.numel() * 0.7)
+        p.numel() * 7 // 10
         for n, p in model.named_parameters()
         if p.ndim == 2 and ("proj" in n or "c_" in n)
     )
@@ -123,3 +124,10 @@ def test_each_expert_loses_its_own_share(architecture: Any) -> None:
 def test_what_is_not_finite_is_the_largest(bad: float) -> None:
     weight = torch.tensor([[bad, 1.0, -2.0, 3.0]])
     assert (pruned(weight, 0.5)[0, 1:] == torch.tensor([0.0, 0.0, 3.0])).all()
+
+
+def test_the_share_is_the_decimal_one_not_its_binary_neighbour() -> None:
+    weight = torch.arange(1.0, 101.0).reshape(10, 10)
+    for percent in range(1, 101):
+        assert int((pruned(weight, percent / 100) == 0).sum()) == percent
+    assert int((pruned(torch.ones(1000, 1000), 0.29) == 0).sum()) == 290_000

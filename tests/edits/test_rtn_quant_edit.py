@@ -10,6 +10,7 @@ from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.tensor_digest import tensor_digests
 from pytest_invarlock.edits import RTNQuantEdit, apply_edit
 from pytest_invarlock.errors import EditError
+from pytest_invarlock.plan import EditSpec
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,30 @@ def test_it_declares_its_kind_and_what_it_can_edit() -> None:
     assert RTNQuantEdit(bitwidth=4).kind == "quantize4"
     assert RTNQuantEdit().can_edit({"n_layer": 2})
     assert not RTNQuantEdit().can_edit({})
+
+
+def test_its_scope_is_the_originals_and_narrower_than_a_suite_files(tiny_model: Any) -> None:
+    touched = {}
+    for scope in ("default", "ffn", "all"):
+        model = tiny_model("llama")
+        before = tensor_digests(model)
+        if scope == "default":
+            RTNQuantEdit(bitwidth=4).apply(model)
+        else:
+            parameters = {"bitwidth": 4} if scope == "all" else {"bitwidth": 4, "scope": scope}
+            apply_edit(EditSpec("quant_rtn", parameters), EditJournal(model, before))
+        after = tensor_digests(model)
+        touched[scope] = {name for name in after if after[name] != before[name]}
+    assert touched["default"] == touched["ffn"] < touched["all"]
+    assert all(".mlp." in name for name in touched["default"])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_model_with_non_finite_weights_is_left_whole(bad: float, tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.down_proj.weight.data[0, 0] = bad
+    before = tensor_digests(model)
+    with pytest.raises(EditError) as caught:
+        RTNQuantEdit().apply(model)
+    assert caught.value.code == "EDIT_NO_TARGET"
+    assert tensor_digests(model) == before

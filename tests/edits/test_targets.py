@@ -82,3 +82,41 @@ def test_rows_are_outputs_in_every_layout(kind: str, architecture: Any) -> None:
         rows = as_rows(matrix)
         assert rows.shape[matrix.weight.ndim - 1] == matrix.weight.shape[matrix.input_axis]
         assert torch.equal(as_stored(matrix, rows), matrix.weight)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EditSpec("quant_rtn", {"bitwidth": 8}),
+        EditSpec("quant_rtn", {"bitwidth": 4, "group_size": 4, "clamp_ratio": 0.1}),
+        EditSpec("fp8_quant", {"scaled": True}),
+        EditSpec("fp8_quant", {"format": "e5m2"}),
+        EditSpec("lowrank_svd", {"rank": 3}),
+        EditSpec("lowrank_svd", {"energy": 0.99}),
+        EditSpec("lowrank_svd", {"rank": 3, "method": "randomized"}),
+    ],
+    ids=str,
+)
+def test_non_finite_weights_are_not_edited(spec: EditSpec, bad: float, architecture: Any) -> None:
+    model = architecture("llama")
+    model.model.layers[1].mlp.up_proj.weight[2, 3] = bad
+    before = tensor_digests(model)
+    with pytest.raises(EditError) as caught:
+        apply_edit(spec, EditJournal(model, before))
+    assert caught.value.code == "EDIT_NO_TARGET"
+    assert "model.layers.1.mlp.up_proj.weight" in str(caught.value)
+    # Nothing is written before everything is looked at: an edit object has no undo.
+    assert tensor_digests(model) == before
+    elsewhere = EditSpec(spec.name, {**spec.parameters, "scope": "all@layers=0"})
+    apply_edit(elsewhere, EditJournal(model, before))
+
+
+def test_what_float32_cannot_hold_counts_as_infinite(architecture: Any) -> None:
+    model = architecture("llama").double()
+    model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e39
+    with pytest.raises(EditError) as caught:
+        apply_edit(
+            EditSpec("quant_rtn", {"bitwidth": 8}), EditJournal(model, tensor_digests(model))
+        )
+    assert caught.value.code == "EDIT_NO_TARGET"

@@ -201,6 +201,7 @@ def test_paths_that_a_pack_cannot_hold_are_refused(
         ({"suite": "demo\n"}, "MANIFEST_SCHEMA"),
         ({"planned": ()}, "MANIFEST_SCHEMA"),
         ({"planned": (PlannedScenario("m", "s", 0),)}, "MANIFEST_SCHEMA"),
+        ({"planned": (PlannedScenario("m", "s", 2, (3, 3)),)}, "MANIFEST_SCHEMA"),
         ({"references": {"environment": "empty"}}, "MANIFEST_SCHEMA"),
         ({"references": {"environment": "absent"}}, "MANIFEST_REFERENCE"),
     ],
@@ -234,6 +235,7 @@ def test_the_manifest_reader_refuses_what_the_writer_never_writes(pack) -> None:
     assert code(lambda m: m["files"].reverse()) == "MANIFEST_LISTING"
     assert code(lambda m: m["planned"].reverse()) == "MANIFEST_LISTING"
     assert code(lambda m: m["planned"].append(m["planned"][-1])) == "MANIFEST_LISTING"
+    assert code(lambda m: m["planned"][0].update(seeds=[1, 2, 3])) == "MANIFEST_LISTING"
     assert code(add_control) == "MANIFEST_LISTING"
     assert code(lambda m: m["files"].insert(0, m["files"][0])) == "DUPLICATE_SUBJECT"
     assert code(set_path) == "BAD_PATH"

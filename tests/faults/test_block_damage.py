@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -168,3 +169,162 @@ def test_kill_expert_finds_the_first_block_with_listed_experts() -> None:
     dead = [name for name, p in model.named_parameters() if p.ndim == 2 and not p.any()]
     assert len(dead) == 1
     assert "expert_1.wo" in dead[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "struck"),
+    [
+        ("gpt_oss", ["down_proj", "down_proj_bias"]),
+        ("mixtral", ["down_proj"]),
+        ("qwen2_moe", ["down_proj"]),
+    ],
+)
+def test_a_dead_expert_adds_nothing_its_bias_included(
+    kind: str, struck: list[str], fresh: Any
+) -> None:
+    model = fresh(kind)
+    for name, parameter in model.named_parameters():
+        if name.endswith("_bias"):
+            parameter += 1
+    before = copy.deepcopy(model)
+    injected(model, "kill_expert", expert=1)
+    assert changed(before, model) == {f"model.layers.0.mlp.experts.{name}" for name in struck}
+    for name in struck:
+        value = model.model.layers[0].mlp.experts.get_parameter(name)
+        assert [bool(expert.any()) for expert in value[:3]] == [True, False, True]
+
+
+def outputs(layout: str, role: str, heads: int, width: int) -> list[int]:
+    """Which outputs of a fused query-key-value are of ``role``, written out."""
+    at = "qkv".index(role)
+    if layout == "contiguous":
+        return [at * heads * width + n for n in range(heads * width)]
+    return [(3 * head + at) * width + n for head in range(heads) for n in range(width)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("role", ["q", "k", "v"])
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("gpt2", "contiguous"), ("bloom", "grouped"), ("gpt_neox", "grouped")]
+)
+def test_a_part_of_a_fused_projection_is_struck_alone(
+    kind: str, layout: str, role: str, dtype: torch.dtype, fresh: Any
+) -> None:
+    before, model = fresh(kind).to(dtype), fresh(kind).to(dtype)
+    found = injected(model, "sign_flip", role=role, layer=1)
+    (name,) = changed(before, model)
+    old, new = before.get_parameter(name), model.get_parameter(name)
+    if kind == "gpt2":
+        old, new = old.T, new.T
+    at = outputs(layout, role, 4, 8)
+    assert torch.equal(new[at], -old[at])
+    rest = [n for n in range(96) if n not in at]
+    assert torch.equal(new[rest], old[rest])
+    assert found["n_parameters_changed"] == 32 * 32 == int((new != old).sum())
+
+
+@pytest.mark.parametrize("name", ["permute_rows", "redraw_matrix"])
+def test_other_damage_too_strikes_the_part_alone(name: str, fresh: Any) -> None:
+    before, model = fresh("phi3"), fresh("phi3")
+    injected(model, name, role="up")
+    (struck,) = changed(before, model)
+    old, new = before.get_parameter(struck), model.get_parameter(struck)
+    assert struck.endswith("layers.0.mlp.gate_up_proj.weight")
+    assert torch.equal(new[:48], old[:48])  # the gates
+    torch.testing.assert_close(new[48:].norm(), old[48:].norm(), rtol=1e-5, atol=0)
+    assert not torch.equal(new[48:], old[48:])
+    before, model = fresh("phi3"), fresh("phi3")
+    injected(model, name, role="gate_up")
+    old, new = before.get_parameter(struck), model.get_parameter(struck)
+    assert not torch.equal(new[:48], old[:48])
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "named"),
+    [("codegen", "v", "use role: qkv"), ("gpt_oss", "up", "use role: gate_up")],
+)
+def test_a_part_whose_place_cannot_be_told_is_an_error(
+    kind: str, role: str, named: str, fresh: Any
+) -> None:
+    model = fresh(kind)
+    before = tensor_digests(model)
+    with pytest.raises(EditError) as caught:
+        injected(model, "sign_flip", role=role)
+    assert caught.value.code == "EDIT_NO_TARGET"
+    assert named in str(caught.value)
+    assert tensor_digests(model) == before
+
+
+def test_a_part_that_fits_two_layouts_is_an_error(fresh: Any) -> None:
+    model = fresh("gpt2")
+    model.transformer.h[0].attn.c_proj.weight.zero_()  # no value is read: every layout fits
+    with pytest.raises(EditError) as caught:
+        injected(model, "sign_flip", role="v")
+    assert caught.value.code == "EDIT_NO_TARGET"
+
+
+def test_swap_layers_swaps_a_tensor_with_two_names_once(fresh: Any) -> None:
+    model = fresh("llama")
+    for block in model.model.layers:
+        block.mlp.alias = block.mlp.up_proj
+    first, last = (model.model.layers[n].mlp.up_proj.weight for n in (0, -1))
+    old = first.clone(), last.clone()
+    injected(model, "swap_layers")
+    assert torch.equal(first, old[1])
+    assert torch.equal(last, old[0])
+
+
+def test_blocks_that_tie_other_tensors_are_not_swapped(fresh: Any) -> None:
+    model = fresh("llama")
+    model.model.layers[0].mlp.gate_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(EditError) as caught:
+        injected(model, "swap_layers")
+    assert caught.value.code == "EDIT_NO_TARGET"
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("kind", ["qwen3_next", "llama", "mixtral", "gpt_oss", "gpt2", "gemma"])
+def test_a_zeroed_layer_adds_nothing_to_the_residual_stream(
+    kind: str, layer: int, fresh: Any
+) -> None:
+    model = fresh(kind, drawn=kind != "gpt_oss")
+    injected(model, "zero_layer", layer=layer)
+    seen: dict[str, torch.Tensor] = {}
+    block = model.transformer.h[layer] if kind == "gpt2" else model.model.layers[layer]
+    block.register_forward_hook(lambda _m, args, out: seen.update(before=args[0], after=out))
+    model(input_ids=torch.arange(8, 20)[None])
+    after = seen["after"] if isinstance(seen["after"], torch.Tensor) else seen["after"][0]
+    assert torch.equal(after, seen["before"])
+
+
+@pytest.mark.parametrize("name", ["scale_norm_gain", "fold_norm_gain"])
+def test_a_norm_that_needs_a_gate_is_a_typed_error(name: str, fresh: Any) -> None:
+    model = fresh("qwen3_next")
+    before = tensor_digests(model)
+    with pytest.raises(EditError) as caught:
+        injected(model, name)
+    assert caught.value.code == "EDIT_NO_TARGET"
+    assert "Qwen3NextRMSNormGated" in str(caught.value)
+    assert tensor_digests(model) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["sign_flip", "redraw_matrix", "permute_rows"])
+def test_zeros_of_another_sign_are_no_damage(name: str, dtype: torch.dtype, fresh: Any) -> None:
+    model = fresh("llama").to(dtype)
+    model.model.layers[0].mlp.down_proj.weight.zero_()
+    with pytest.raises(EditError) as caught:
+        injected(model, name)
+    assert caught.value.code == "EDIT_CHANGED_NOTHING"
+
+
+def test_the_sign_of_zeros_is_undone_bit_for_bit(fresh: Any) -> None:
+    model = fresh("llama")
+    model.model.layers[0].mlp.down_proj.weight[0].zero_()
+    before = tensor_digests(model)
+    journal = EditJournal(model, before)
+    found = apply_edit(EditSpec("sign_flip"), journal)
+    assert found["n_parameters_changed"] == found["n_parameters_touched"] - 48
+    assert tensor_digests(model) != before
+    journal.undo()
+    assert tensor_digests(model) == before

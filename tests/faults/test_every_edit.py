@@ -8,27 +8,31 @@ import pytest
 import torch
 
 from pytest_invarlock.bench.journal import EditJournal
-from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.bench.tensor_digest import tensor_digest, tensor_digests
 from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.edits.registry import EDITS
 from pytest_invarlock.errors import EditError
 from pytest_invarlock.faults.structural import VIEW_FAULTS
 from pytest_invarlock.plan import EditSpec
 
-ARCHITECTURES = ("gpt2", "llama", "gemma", "mixtral", "t5", "bert", "bart", "gpt_neox")
+ARCHITECTURES = (
+    "gpt2", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox", "opt", "phi", "gemma",
+    "bloom", "bert", "roberta", "t5", "bart",
+)  # fmt: skip
+TIED = {"gpt2", "opt", "gemma", "bloom", "bert", "roberta", "t5", "bart"}
 NEEDED: dict[str, dict[str, Any]] = {
     "quant_rtn": {"bitwidth": 4, "group_size": 5},
     "magnitude_prune": {"sparsity": 0.3},
     "lowrank_svd": {"rank": 3},
 }
-UNGATED = {"gpt2", "t5", "bert", "bart", "gpt_neox"}
+UNGATED = {"gpt2", "gpt_neox", "opt", "phi", "bloom", "bert", "roberta", "t5", "bart"}
 WITHOUT = {
     "kill_expert": set(ARCHITECTURES) - {"mixtral"},
     "rescale_gated_pair": UNGATED,
-    "drop_bias": {"llama", "gemma", "mixtral", "t5"},
+    "drop_bias": {"llama", "mistral", "mixtral", "qwen3", "gemma", "t5"},
 }
 # A norm after the addition feeds the next addition too: its gain cannot move into projections.
-POST_NORM = {"bert", "bart"}
+POST_NORM = {"bert", "roberta", "bart"}
 
 
 def expected_error(kind: str, name: str) -> str | None:
@@ -39,15 +43,36 @@ def expected_error(kind: str, name: str) -> str | None:
     return None
 
 
+def bits(model: Any) -> dict[str, str]:
+    """Digests of parameters and of all buffers, those included that no checkpoint holds."""
+    kept = {name: tensor_digest(buffer) for name, buffer in model.named_buffers()}
+    return {**kept, **tensor_digests(model)}
+
+
+def storage(model: Any) -> dict[str, Any]:
+    named = {**dict(model.named_buffers()), **model.state_dict(keep_vars=True)}
+    return {n: (t.data_ptr(), t.dtype, t.stride(), t.requires_grad) for n, t in named.items()}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_matrix_holds_tied_weights_and_buffers(kind: str, architecture: Any) -> None:
+    model = architecture(kind)
+    named = model.state_dict(keep_vars=True)
+    assert (len({t.data_ptr() for t in named.values()}) < len(named)) is (kind in TIED)
+    transient = set(bits(model)) - set(named)
+    assert bool(transient) is (kind in ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox",
+                                        "phi", "gemma", "bert", "roberta"))  # fmt: skip
+    assert ("final_logits_bias" in named) is (kind == "bart")
+
+
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("name", EDITS)
 def test_it_hits_or_says_why_not_and_is_undone_bit_for_bit(
     name: str, kind: str, architecture: Any
 ) -> None:
     model = architecture(kind)
-    before = tensor_digests(model)
-    ties = {n: t.data_ptr() for n, t in model.state_dict(keep_vars=True).items()}
-    journal = EditJournal(model, before)
+    before, places = bits(model), storage(model)
+    journal = EditJournal(model, tensor_digests(model))
     spec = EditSpec(name, NEEDED.get(name, {}))
     code = expected_error(kind, name)
     if code is not None:
@@ -55,19 +80,19 @@ def test_it_hits_or_says_why_not_and_is_undone_bit_for_bit(
             apply_edit(spec, journal)
         assert caught.value.code == code
         # Not damage: a control that does not fit leaves the model as it was.
-        assert tensor_digests(model) == before
+        assert bits(model) == before
         return
     coverage = apply_edit(spec, journal)
-    after = tensor_digests(model)
+    after = bits(model)
     assert (after == before) is (name == "noop")
     assert bool(coverage["n_parameters_changed"]) is (name != "noop")
     assert all(isinstance(v, (int, float)) for v in coverage.get("details", {}).values())
     journal.undo()
-    assert tensor_digests(model) == before
-    assert {n: t.data_ptr() for n, t in model.state_dict(keep_vars=True).items()} == ties
+    assert bits(model) == before
+    assert storage(model) == places
     # The same specification makes the same subject.
     assert apply_edit(spec, journal) == coverage
-    assert tensor_digests(model) == after
+    assert bits(model) == after
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -223,3 +223,55 @@ def test_coverage_counts_what_became_another(
     assert found["name"] == name
     assert found["n_tensors_touched"] == found["n_tensors_changed"] == tensors
     assert found["n_parameters_touched"] == found["n_parameters_changed"] == parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "configured", "grown"),
+    [
+        ("gpt2", {"n_positions": 64}, {"transformer.wte.weight", "lm_head.weight"}),
+        ("llama", {"vocab_size": 32}, {"model.embed_tokens.weight", "lm_head.weight"}),
+        ("qwen3", {"vocab_size": 32}, {"model.embed_tokens.weight", "lm_head.weight"}),
+        (
+            "bert",
+            {"max_position_embeddings": 64},
+            {
+                "bert.embeddings.word_embeddings.weight", "cls.predictions.bias",
+                "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+            },
+        ),
+        (
+            "bart",
+            {"max_position_embeddings": 62},  # and two more rows: 64
+            {
+                "final_logits_bias", "lm_head.weight", "model.shared.weight",
+                "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight",
+            },
+        ),
+        (
+            "roberta",
+            {"tie_word_embeddings": False, "max_position_embeddings": 64},
+            {
+                "roberta.embeddings.word_embeddings.weight", "lm_head.bias",
+                "lm_head.decoder.weight", "lm_head.decoder.bias",
+            },
+        ),
+        ("bert_classes", {}, {"bert.embeddings.word_embeddings.weight"}),
+    ],
+)  # fmt: skip
+def test_only_what_counts_tokens_grows_whatever_else_is_as_long(
+    kind: str, configured: dict[str, Any], grown: set[str], fresh: Any
+) -> None:
+    model = fresh(kind, **configured)
+    view = view_of(model)
+    after = struck(view, "shape_mismatch")
+    changed = {n for n in view.tensors if after.tensors[n] is not view.tensors[n]}
+    assert changed == grown
+    assert kinds(model, after) == set()
+
+
+def test_a_view_without_tokens_or_a_configured_vocabulary_is_an_error(architecture: Any) -> None:
+    view = view_of(architecture("llama"))
+    for broken in (replace(view, token_axes={}), replace(view, config={})):
+        with pytest.raises(EditError) as caught:
+            struck(broken, "shape_mismatch")
+        assert caught.value.code == "EDIT_NO_TARGET"

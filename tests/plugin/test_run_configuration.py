@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
-# The original's minimal configuration, but for model and data.
-MINIMAL = """\
+# The original's minimal configuration, byte for byte.
+VERBATIM = """\
 model:
-  id: "builtin:gpt2"   # e.g., gpt2
+  id: "<set-your-model-id>"   # e.g., gpt2
   adapter: "hf_causal"
   device: "cpu"
 dataset:
-  provider: "pydoc"
-  seq_len: 64
-  stride: 64
-  preview_n: 24
-  final_n: 24
+  provider: "wikitext2"
+  split: "validation"
+  seq_len: 512
+  stride: 512
+  preview_n: 64
+  final_n: 64
   seed: 42
 edit:
   # Optional: built-in quant demo. Omit for Compare & Certify/BYOE.
@@ -49,6 +51,9 @@ output:
   save_model: false
   save_report: true
 """
+# All that may differ: which model, and whose data.
+MINIMAL = VERBATIM.replace("<set-your-model-id>", "builtin:gpt2").replace("wikitext2", "pydoc")
+VERBATIM_SHA256 = "14f4b05eb803a03cddab45629b7c2da1e2f879d903e393a8560995a57ca6f6f9"
 CHECKS = ("invariants", "primary_metric", "drift", "tail")
 
 
@@ -56,6 +61,14 @@ CHECKS = ("invariants", "primary_metric", "drift", "tail")
 def named(repository, request) -> str:
     (repository.path / request.param).write_text(MINIMAL)
     return request.param
+
+
+def test_the_configuration_is_the_originals():
+    assert hashlib.sha256(VERBATIM.encode()).hexdigest() == VERBATIM_SHA256
+    lines = zip(VERBATIM.splitlines(), MINIMAL.splitlines(), strict=True)
+    assert [new.split("#")[0].strip() for old, new in lines if old != new] == [
+        'id: "builtin:gpt2"', 'provider: "pydoc"',
+    ]  # fmt: skip
 
 
 def test_the_minimal_configuration_runs_as_it_stands(repository, named):
@@ -67,10 +80,27 @@ def test_the_minimal_configuration_runs_as_it_stands(repository, named):
     assert json.loads((latest / "final_verdict.json").read_text())["verdict"] == "PASS"
     assert not (repository.path / "invarlock-out").exists()
     (certificate,) = latest.glob("reports/*/quant_rtn/run_0/evaluation.report.json")
+    told = json.loads(certificate.read_text())
+    windows = told["plan"]["windows"]
+    assert [windows[key] for key in ("seq_len", "stride", "preview_windows", "final_windows")] == [
+        512, 512, 64, 64,
+    ]  # fmt: skip
     for guard in ("spectral", "rmt", "variance"):
-        note = f"guard {guard}: not built in this version"
-        assert note in certificate.read_text()
-        result.stdout.fnmatch_lines([f"*{note}*"])
+        assert told["guards"][guard] == {"status": "not_built"}
+        result.stdout.fnmatch_lines([f"*guard {guard}: not built in this version*"])
+    assert told["guards"]["invariants"]["missing"] == []
+    unused = "dataset.split: provider pydoc has no splits: validation is not used"
+    assert unused in told["dataset"]["notes"]
+    result.stdout.fnmatch_lines([f"*{unused}*"])
+    # The three have no item: what is collected is what the tier demands.
+    assert len([line for line in result.outlines if " PASSED" in line and "::" in line]) == 5
+
+
+def test_a_suite_without_them_states_no_unbuilt_guard(repository):
+    repository.suite("noop")
+    assert repository.run("small.invarlock.yaml").ret == pytest.ExitCode.OK
+    (certificate,) = repository.latest.glob("reports/*/noop/run_0/evaluation.report.json")
+    assert list(json.loads(certificate.read_text())["guards"]) == ["invariants"]
 
 
 def test_the_suite_option_takes_it_and_out_beats_its_folder(repository, named):
@@ -93,7 +123,7 @@ def test_an_unknown_key_is_a_usage_error(repository):
     result = repository.run("config.yaml")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["*config.yaml:31: unknown key 'guards.variance.discovery.deadbnad' (did you mean "
+        ["*config.yaml:32: unknown key 'guards.variance.discovery.deadbnad' (did you mean "
          "'deadband'?)*"]
     )  # fmt: skip
 

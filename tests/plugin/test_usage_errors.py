@@ -26,6 +26,7 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--invarlock-suite=demo", "--invarlock-scenario=nop"], "has no scenario 'nop' (did you mean"),
         (["--invarlock-suite=demo", "--invarlock-dataset=csv"], "--invarlock-dataset: 'csv' cannot be"),
         (["--invarlock-suite=demo", "--invarlock-final-windows=10"], "the arms differ in size: 96 preview"),
+        (["--invarlock-suite=demo", "--invarlock-adapter=hf_casual"], "--invarlock-adapter: no adapter is"),
         (["--invarlock-baseline=builtin:llama"], "--invarlock-baseline stands alone (give --invarlock-s"),
         (["--invarlock-subject=builtin:llama"], "--invarlock-subject stands alone (give --invarlock-b"),
         (
@@ -107,3 +108,23 @@ def test_list_suites_prints_and_ends(repository):
     result = repository.run("--invarlock-list-suites")
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["demo *Both shipped models*"])
+
+
+@pytest.mark.parametrize("text", ["0", "no", "off", "false"])
+@pytest.mark.parametrize("where", ["environment", "ini"])
+def test_list_suites_switched_off_lists_nothing_and_runs_the_tests(
+    repository, monkeypatch, where, text
+):
+    if where == "ini":
+        repository.pytester.makeini(f"[pytest]\ninvarlock_list_suites = {text}\n")
+    else:
+        monkeypatch.setenv("INVARLOCK_LIST_SUITES", text)
+    repository.pytester.makepyfile("def test_fails(): assert 0")
+    result = repository.run("-p", "no:cacheprovider")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "Both shipped models" not in result.stdout.str()
+
+
+def test_list_suites_neither_on_nor_off_is_refused(repository, monkeypatch):
+    monkeypatch.setenv("INVARLOCK_LIST_SUITES", "maybe")
+    assert "INVARLOCK_LIST_SUITES: 'maybe' cannot be used" in usage_error(repository.run())

@@ -54,7 +54,7 @@ def test_files_chain(tmp_path: Path) -> None:
 def test_a_shipped_suite_is_extended_under_a_name_of_ones_own(tmp_path: Path) -> None:
     suite = load(tmp_path, "extends: demo\nname: mine\nmodels: [builtin:gpt2]\n")
     assert (suite.name, len(suite.pairs), len(suite.scenarios)) == ("mine", 1, 6)
-    assert "'name' is a required property" in refusal(tmp_path, "extends: demo\n").cause
+    assert load(tmp_path, "extends: demo\n").name == "my"
 
 
 def test_a_run_configuration_extends_a_preset(tmp_path: Path) -> None:
@@ -93,3 +93,28 @@ def test_errors_name_the_file_that_is_wrong(tmp_path: Path) -> None:
     )
     base = BASE.replace("noop", "nop")
     assert f"{tmp_path}/base.yaml:5: " in refusal(tmp_path, "extends: base.yaml\n", base=base).cause
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    error = refusal(tmp_path, 'extends: "a\\0.yaml"\n')
+    assert (error.code, error.cause) == (
+        "EXTENDS", f"{tmp_path}/my.yaml:1: extends: 'a\\x00.yaml' is no file name",
+    )  # fmt: skip
+
+
+def test_a_long_chain_of_files_is_refused(tmp_path: Path) -> None:
+    chain = {f"k{n}": f"extends: k{n + 1}.yaml\n" for n in range(1500)}
+    error = refusal(tmp_path, "extends: k0.yaml\n", **chain, k1500=BASE)
+    assert error.code == "EXTENDS"
+    assert "50 files extend one another" in error.cause
+    short = {f"k{n}": f"extends: k{n + 1}.yaml\n" for n in range(48)}
+    assert load(tmp_path, "extends: k0.yaml\n", **short, k48=BASE).scenarios
+
+
+def test_a_suite_that_is_no_mapping_of_its_own_takes_its_files_name(tmp_path: Path) -> None:
+    (tmp_path / "two words.invarlock.yaml").write_text("extends: demo\n")
+    suite = load_suite(
+        str(tmp_path / "two words.invarlock.yaml"),
+        collect_settings({}.get, {}.get, {}), tmp_path,
+    )  # fmt: skip
+    assert suite.name == "two-words"

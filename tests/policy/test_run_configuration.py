@@ -8,6 +8,7 @@ import pytest
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.policy.run_configuration import names_a_suite
 from pytest_invarlock.policy.settings import collect_settings
 from pytest_invarlock.policy.suite import Suite, load_suite
@@ -41,7 +42,7 @@ def test_an_edit_is_one_clean_scenario_that_must_pass(tmp_path: Path) -> None:
     assert (suite.name, pair.baseline, scenario.name) == (
         "my-config", "builtin:gpt2", "quant_rtn",
     )  # fmt: skip
-    assert scenario.kind == "quantize8"
+    assert kind_of(scenario) == "quantize8"
     assert suite.expectation(pair, scenario) == Expectation("clean", Strictness.MUST_PASS)
     assert (suite.notes, suite.out, suite.plan.metric) == ((), None, "auto")
 

@@ -65,7 +65,6 @@ def test_a_good_document_is_accepted_as_it_is() -> None:
         (("    edit: {name: noop}\n", ""), "my.yaml:7: scenarios[0]"),
         (("edit: {name: noop}", "edit: {name: noop}\n    subject: x"), "my.yaml:7: scenarios[0]"),
         (("name: mine\n", ""), "my.yaml:1: the document"),
-        (("provider: pydoc", "provider: local_jsonl"), "my.yaml:3: dataset"),
     ],
 )
 def test_a_bad_value_names_file_line_and_key(change: tuple[str, str], where: str) -> None:

@@ -84,12 +84,42 @@ def test_a_repeatable_setting_splits_at_blanks_outside_the_command_line() -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"/my models/x"', ("/my models/x",)),
+        ("'/my models/x' /y", ("/my models/x", "/y")),
+        ('"/it\'s/x"', ("/it's/x",)),
+        # Quotes inside a word are the word's own: a sweep reads them.
+        ('svd:layers="0, 2","1-3" b:c=1', ('svd:layers="0, 2","1-3"', "b:c=1")),
+        ('"a" "b"', ("a", "b")),
+    ],
+)
+def test_a_name_with_blanks_stands_in_quotes(text: str, words: tuple[str, ...]) -> None:
+    assert collected(environment={"INVARLOCK_SUBJECT": text}).texts("subject") == words
+    assert collected(ini={"invarlock_subject": text}).texts("subject") == words
+
+
+def test_a_quote_that_is_never_closed_is_refused_naming_its_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        collected(ini={"invarlock_subject": '"/my models/x'})
+    assert caught.value.cause.startswith("ini invarlock_subject: ")
+
+
+@pytest.mark.parametrize(
     ("text", "on"),
     [("1", True), ("true", True), ("YES", True), ("on", True),
      ("0", False), ("False", False), ("no", False), ("off", False)],
 )  # fmt: skip
 def test_flags_read_words(text: str, on: bool) -> None:
     assert collected(environment={"INVARLOCK_NO_PACK": text}).flag("no-pack") is on
+
+
+@pytest.mark.parametrize("text", ["0", "no", "off", "false"])
+@pytest.mark.parametrize("spec", [spec for spec in SETTINGS if spec.flag], ids=lambda s: s.name)
+def test_every_flag_can_be_switched_off_in_environment_and_ini(spec: Any, text: str) -> None:
+    for made in (collected(environment={spec.environment: text}), collected(ini={spec.dest: text})):
+        assert made.text(spec.name) == text
+        assert made.flag(spec.name) is False
 
 
 def test_a_flag_given_on_the_command_line_is_on() -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_invarlock.errors import ConfigError
-from pytest_invarlock.plan import EditSpec
+from pytest_invarlock.plan import DataSource, EditSpec, MeasurementPlan, WindowSelection
 from pytest_invarlock.policy.decision_policy import Strictness
 from pytest_invarlock.policy.settings import Settings, collect_settings
 from pytest_invarlock.policy.suite import Suite, load_suite
-from pytest_invarlock.policy.tuned import CLEAN_EDITS, TunedParameters, directory_name
+from pytest_invarlock.policy.tuned import (
+    CLEAN_EDITS,
+    TunedParameters,
+    directory_name,
+    model_key,
+    other_data,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,9 +89,105 @@ def test_the_order_of_lookup(tmp_path: Path, value: Any, bits: int) -> None:
     assert resolved(made, "quant_rtn", "a/b")[0]["bitwidth"] == bits
 
 
-def test_skipped_is_no_operation(tmp_path: Path) -> None:
-    made = settings(tmp_path / "t.json", {"quant_rtn": {"status": "skipped", "reason": "small"}})
-    assert suite(tmp_path, made).scenarios[0].edit == EditSpec("noop")
+def test_skipped_says_which_file_and_why_and_asks_no_other(tmp_path: Path) -> None:
+    entry = {"status": "skipped", "reason": "small"}
+    made = settings(tmp_path / "t.json", {"models": {"a/b": {"quant_rtn": entry}}})
+    loaded = suite(tmp_path, made)
+    there, other = (loaded.scenarios_of(pair)[0] for pair in loaded.pairs)
+    assert there.skipped == f"{tmp_path}/t.json:4: models.a/b.quant_rtn: status is skipped: small"
+    assert there.edit == EditSpec("quant_rtn", {"clean": True, "scope": "ffn"})
+    assert (other.skipped, other.edit.parameters["bitwidth"]) == (None, 8)
+    assert loaded.notes[0] == "tuned: skipped (quant_rtn of a/b)"
+    assert not any("file" in note and "a/b" in note for note in loaded.notes)
+
+
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ckpt-1000").mkdir()
+    (tmp_path / "latest").symlink_to("ckpt-1000", target_is_directory=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "ckpt-1000")
+
+
+@pytest.mark.parametrize("model", [".", "../latest", "../ckpt-1000", "~/latest", "../latest/"])
+def test_what_is_tuned_for_a_folder_is_found_by_every_name_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    at_home(tmp_path, monkeypatch)
+    assert model_key(model) == "ckpt-1000"
+    other = {"quant_rtn": {**SELECTED, "bits": 5}}
+    value = {"models": {"latest": other, model_key(model): {"quant_rtn": SELECTED}}}
+    made = settings(tmp_path / "t.json", value)
+    assert resolved(made, "quant_rtn", model) == ({"bitwidth": 4, "group_size": 16}, "file")
+
+
+def test_the_last_name_is_enough_of_a_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = settings(tmp_path / "t.json", {"models": {"final": {"quant_rtn": SELECTED}}})
+    for model in ("someorg/final", "hf:someorg/final", "someorg/final@abc"):
+        assert resolved(made, "quant_rtn", model)[1] == "default"
+    (tmp_path / "someorg" / "final").mkdir(parents=True)
+    assert resolved(made, "quant_rtn", "someorg/final")[1] == "file"
+    assert resolved(made, "quant_rtn", "hf:someorg/final")[1] == "default"
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "final").symlink_to(tmp_path / "someorg")
+    assert resolved(made, "quant_rtn", "./link/final")[1] == "file"
+    assert resolved(made, "quant_rtn", "~nobody-of-this-name/x")[1] == "default"
+
+
+DATA = {
+    "provider": "hf_text", "arms": "seeded", "convention": "document", "seq_len": 512,
+    "stride": 512, "seed": 0,
+    "source": {"provider": "hf_text", "dataset_name": "a/texts", "config_name": None,
+               "split": "train", "max_samples": None, "dedup": False, "digest": "sha256:0"},
+}  # fmt: skip
+PLAN = MeasurementPlan(
+    DataSource("hf_text", dataset_name="a/texts"), WindowSelection(512, 512, 24, 24)
+)
+
+
+def source(**change: Any) -> MeasurementPlan:
+    return replace(PLAN, source=replace(PLAN.source, **change))
+
+
+def windows(**change: Any) -> MeasurementPlan:
+    return replace(PLAN, windows=replace(PLAN.windows, **change))
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (PLAN, None),
+        (source(split="train"), None),
+        (windows(seed=3), "on the documents of another split: seed 0, here 3"),
+        (source(split="test"), "on the documents of another split: split train, here test"),
+        (source(dataset_name="b"), "on the documents of another split: dataset_name a/texts, he"),
+        (source(max_samples=9), "on the documents of another split: max_samples all, here 9"),
+        (source(dedup=True), "on the documents of another split: dedup False, here True"),
+        (source(provider="pydoc"), "of another split: provider hf_text, here pydoc"),
+        (windows(convention="row"), "on windows that are cut otherwise: convention document, here"),
+        (windows(stride=64), "on windows that are cut otherwise: stride 512, here 64"),
+    ],
+)
+def test_what_was_tuned_on_is_compared_with_what_is_measured(plan, words) -> None:
+    found = other_data(DATA, plan)
+    assert (found is None) if words is None else (words in found)
+
+
+def test_a_split_that_the_provider_gives_hangs_on_no_seed() -> None:
+    assert other_data({**DATA, "arms": "provider"}, windows(seed=3)) is None
+    assert other_data({}, windows(seed=3)) is None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_user_and_certificate_are_told_of_another_split(tmp_path: Path, known: bool) -> None:
+    data = {"provider": "pydoc", "arms": "seeded", "seed": 7, "source": {"provider": "pydoc"}}
+    meta = {"_meta": {"evidence": {"a/b": {"quant_rtn": {"data": data}}} if known else ["own"]}}
+    made = settings(tmp_path / "t.json", {**meta, "models": {"a/b": {"quant_rtn": SELECTED}}})
+    notes = suite(tmp_path, made).plan.notes
+    told = "tuned on the documents of another split: seed 7, here 0 (quant_rtn of a/b)"
+    assert (told in notes) is known
 
 
 def test_a_suite_measures_each_model_with_its_own(tmp_path: Path) -> None:
@@ -98,7 +201,8 @@ def test_a_suite_measures_each_model_with_its_own(tmp_path: Path) -> None:
     assert [model for model, _ in loaded.distinct_scenarios()] == ["a/b", "c/d"]
     assert loaded.notes == (
         "tuned: file (quant_rtn of a/b)",
-        "tuned: default (quant_rtn of c/d); --invarlock-tuned=FILE gives the model its own",
+        "tuned: default (quant_rtn of c/d); --invarlock-tune finds the model's own, "
+        "--invarlock-tuned=FILE gives them",
     )
     assert [model for model, _ in suite(tmp_path, settings()).distinct_scenarios()] == [None]
 

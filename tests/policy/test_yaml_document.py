@@ -131,3 +131,24 @@ def test_the_line_of_an_absent_key_is_its_nearest_parents() -> None:
     document = parse_yaml("a: 1\nb:\n  c: {d: 1}\n", name="f.yaml")
     assert document.line_of(("b", "c", "absent", 3)) == 3
     assert document.line_of(("absent",)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [("a: 1\nb: !!str 8\n", "!!str"), ("a: 1\nb: !!python/object:os.system x\n", "!!python"),
+     ("a: 1\nb: !mine [1]\n", "!mine"), ("a: 1\nb: ! 8\n", "!"), ("a: 1\n!!str b: 1\n", "!!str")],
+)  # fmt: skip
+def test_a_tag_is_refused_with_its_line(text: str, tag: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, name="my.yaml")
+    assert caught.value.code == "YAML_TAG"
+    assert caught.value.cause.startswith(f"my.yaml:2: tag {tag}")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 3000 + "]" * 3000, "a: " + "{b: " * 3000 + "}" * 3000]
+)
+def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, name="my.yaml")
+    assert "stand too deep in one another" in caught.value.cause

@@ -1,0 +1,173 @@
+"""What a scenario of a suite file may say of itself, and what comes of each key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.plan import Scenario
+from pytest_invarlock.policy.decision_policy import Expectation
+from pytest_invarlock.policy.edit_names import kind_of
+from pytest_invarlock.policy.settings import collect_settings
+from pytest_invarlock.policy.suite import Suite, load_suite_file
+from pytest_invarlock.workbench import suite_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = """\
+name: s
+models: ["builtin:llama", "builtin:gpt2"]
+profile: dev
+dataset: {provider: pydoc, seq_len: 64}
+run: {repeats: 2}
+scenarios:
+"""
+PRUNE = "edit: {name: magnitude_prune, plan: {sparsity: 0.2}}"
+
+
+def load(folder: Path, entry: str, **option: Any) -> Suite:
+    path = folder / "s.yaml"
+    path.write_text(f"{HEAD}  - {{id: a, {entry}}}\n")
+    made = {f"invarlock_{name}": value for name, value in option.items()}
+    return load_suite_file(path, collect_settings(made.get, {}.get, {}), folder)
+
+
+def scenario(folder: Path, entry: str, **option: Any) -> Scenario:
+    (only,) = load(folder, entry, **option).scenarios
+    return only
+
+
+def refusal(folder: Path, entry: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, entry)
+    return caught.value
+
+
+def expectation(suite: Suite, model: int = 0) -> Expectation:
+    return suite.expectation(suite.pairs[model], suite.scenarios[0])
+
+
+@pytest.mark.parametrize(
+    ("keys", "runs"),
+    [("", (0, 1)), ("runs: 3, ", (0, 1, 2)), ("seeds: [7, 4], ", (4, 7)),
+     ("runs: 2, seeds: [0, 9], ", (0, 9))],
+)  # fmt: skip
+def test_runs_and_seeds_of_a_scenario_beat_the_suites(
+    tmp_path: Path, keys: str, runs: tuple[int, ...]
+) -> None:
+    suite = load(tmp_path, f"strictness: must_pass, {keys}{PRUNE}")
+    assert suite.runs_of(suite.scenarios[0]) == runs
+    planned = suite_plan(suite)["planned"][0]
+    assert planned["draws"] == len(runs)
+    assert planned.get("seeds", list(range(planned["draws"]))) == list(runs)
+    # The command line beats every file.
+    option = load(tmp_path, f"strictness: must_pass, {keys}{PRUNE}", repeats="4")
+    assert option.runs_of(option.scenarios[0]) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [("runs: 3, seeds: [1, 2], ", "scenarios[0].seeds: 2 draws are named, and runs is 3"),
+     ("seeds: [1, 1], ", "scenarios[0].seeds"), ("seeds: [], ", "scenarios[0].seeds"),
+     ("seeds: [-1], ", "scenarios[0].seeds[0]"), ("runs: 0, ", "scenarios[0].runs"),
+     ("runs: 1.0, ", "scenarios[0].runs"), ("timeout: 0, ", "scenarios[0].timeout"),
+     ("timeout: .inf, ", "scenarios[0].timeout"), ("intent: control, ", "scenarios[0].intent"),
+     ("primary_guard: spectrum, ", "scenarios[0].primary_guard"),
+     ("artifact_class: pack, ", "scenarios[0].artifact_class")],
+)  # fmt: skip
+def test_wrong_values_are_refused_with_file_and_line(tmp_path: Path, keys: str, where: str) -> None:
+    error = refusal(tmp_path, f"strictness: must_pass, {keys}{PRUNE}")
+    assert error.cause.startswith(f"{tmp_path}/s.yaml:7: {where}")
+    assert error.code == "BAD_VALUE"
+
+
+def test_what_a_scenario_says_of_itself_stands_in_the_plan(tmp_path: Path) -> None:
+    suite = load(
+        tmp_path,
+        "strictness: must_pass, intent: clean_control, primary_guard: rmt, timeout: 90, "
+        f"artifact_class: validation_subject_checkpoint, {PRUNE}",
+    )
+    (entry,) = suite_plan(suite)["scenarios"]
+    assert (entry["intent"], entry["primary_guard"], entry["artifact_class"], entry["timeout"]) == (
+        "clean_control", "rmt", "validation_subject_checkpoint", 90.0,
+    )  # fmt: skip
+    (bare,) = suite_plan(load(tmp_path, f"strictness: must_pass, {PRUNE}"))["scenarios"]
+    assert bare.keys() == {"scenario", "kind", "edit"}
+
+
+def test_the_primary_guard_is_the_detector_where_no_other_is_named(tmp_path: Path) -> None:
+    named = load(tmp_path, f"strictness: must_detect, primary_guard: tail, {PRUNE}")
+    assert expectation(named).detectors_any == ("tail",)
+    both = load(
+        tmp_path,
+        f"strictness: must_detect, primary_guard: tail, detectors: {{all: [drift]}}, {PRUNE}",
+    )
+    assert (expectation(both).detectors_any, expectation(both).detectors_all) == ((), ("drift",))
+    error = refusal(tmp_path, f"strictness: must_detect, primary_guard: spectral, {PRUNE}")
+    assert error.code == "GUARD_NOT_BUILT"
+    assert error.cause.startswith(f"{tmp_path}/s.yaml:7: scenarios[0].primary_guard")
+
+
+def test_detectors_may_be_for_one_model_only(tmp_path: Path) -> None:
+    strictness = 'strictness: {default: must_pass, "builtin:gpt2": must_fail}'
+    suite = load(tmp_path, f"{strictness}, detectors: {{any: [primary_metric]}}, {PRUNE}")
+    assert expectation(suite, 0).detectors_any == ()
+    assert expectation(suite, 1).detectors_any == ("primary_metric",)
+    everywhere = 'strictness: {default: must_pass, "builtin:gpt2": must_pass}'
+    error = refusal(tmp_path, f"{everywhere}, detectors: {{any: [primary_metric]}}, {PRUNE}")
+    assert "a scenario that must pass has none" in error.cause
+
+
+@pytest.mark.parametrize(
+    "demand", ["must_fail", '{default: must_pass, "builtin:gpt2": must_detect}']
+)
+def test_noop_cannot_be_detected(tmp_path: Path, demand: str) -> None:
+    error = refusal(tmp_path, f"strictness: {demand}, edit: {{name: noop}}")
+    assert "noop changes nothing that could be detected" in error.cause
+
+
+@pytest.mark.parametrize(
+    ("key", "option", "kind"),
+    [("", {}, "prune"), ("kind: any, ", {}, "any"), ("kind: merge, ", {}, "merge"),
+     ("kind: merge, ", {"kind": "cast"}, "cast"), ("", {"kind": "any"}, "any")],
+)  # fmt: skip
+def test_the_kind_is_the_settings_else_the_files_else_the_edits_own(
+    tmp_path: Path, key: str, option: dict[str, str], kind: str
+) -> None:
+    assert kind_of(scenario(tmp_path, f"strictness: must_pass, {key}{PRUNE}", **option)) == kind
+
+
+def test_a_checkpoint_of_no_kind_is_of_any(tmp_path: Path) -> None:
+    subject = "strictness: must_pass, subject: ./x"
+    assert kind_of(scenario(tmp_path, subject)) == "any"
+    assert kind_of(scenario(tmp_path, subject, kind="merge")) == "merge"
+
+
+def test_a_run_configuration_takes_a_kind(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = 'model: {id: "builtin:gpt2"}\ndataset: {provider: pydoc}\nedit: {name: noop}\n'
+    for more, option, kind in (
+        ("", {}, "cast"),
+        ("kind: merge\n", {}, "merge"),
+        ("kind: merge\n", {"invarlock_kind": "any"}, "any"),
+    ):
+        path.write_text(text + more)
+        suite = load_suite_file(path, collect_settings(option.get, {}.get, {}), tmp_path)
+        assert kind_of(suite.scenarios[0]) == kind
+
+
+@pytest.mark.parametrize(
+    ("plan", "where", "cause"),
+    [('bitwidth: 8, scope: "ffn@layers=0", layers: [1]', "layers", "stand in scope and in layers"),
+     ('clean: true, scope: "ffn@layers=0", layers: [1]', "layers", "stand in scope and in layers"),
+     ("clean: true, scope: bogus", "scope", ""), ("clean: true, layers: [-1]", "layers", "")],
+)  # fmt: skip
+def test_where_an_edit_works_is_checked_in_the_file_that_says_it(
+    tmp_path: Path, plan: str, where: str, cause: str
+) -> None:
+    error = refusal(tmp_path, f"strictness: must_pass, edit: {{name: quant_rtn, plan: {{{plan}}}}}")
+    assert error.cause.startswith(f"{tmp_path}/s.yaml:7: scenarios[0].edit.plan.{where}")
+    assert cause in error.cause

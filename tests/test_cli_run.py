@@ -1,0 +1,308 @@
+"""``invarlock run`` and ``certify`` are pytest with other words: its items, its exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_invarlock.cli import main
+from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.run_commands import suite_file
+
+SUITE = """\
+name: small
+models: ["builtin:llama"]
+profile: dev
+dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
+run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
+floors: {documents: 20, effective_documents: 10}
+bootstrap_replicates: 499
+scenarios:
+"""
+NOOP = "  - {id: noop, strictness: must_pass, edit: {name: noop}}\n"
+PRUNED = (
+    "  - {id: pruned, strictness: must_pass, "
+    "edit: {name: magnitude_prune, plan: {sparsity: 0.7}}}\n"
+)
+RUN_CONFIGURATION = """\
+model: {id: "builtin:gpt2", adapter: hf_causal, device: cpu}
+dataset: {provider: pydoc, seq_len: 64, stride: 64, preview_n: 24, final_n: 24, seed: 42}
+edit: {name: quant_rtn, plan: {bitwidth: 8, per_channel: true, scope: attn}}
+guards: {order: [invariants, spectral, rmt, variance, invariants], spectral: {mode: monitor}}
+output: {dir: runs}
+"""
+PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+
+
+def command(
+    folder: Path, module: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    dropped = ("INVARLOCK_", "PYTEST_", "PACK_", "CI")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    home = folder.parent / f"{folder.name}-home"
+    return subprocess.run(
+        [sys.executable, "-P", "-m", module, *arguments],
+        cwd=folder,
+        env={**kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def invarlock(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return command(folder, "pytest_invarlock", *arguments, **env)
+
+
+def collected(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [line for line in result.stdout.splitlines() if "::" in line and "Warning" not in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-c", "absent.yaml"], "FILE_MISSING: absent.yaml: no such file"),
+        (["-c", "folder"], "NOT_A_FILE: folder: is a directory"),
+        (["-c", "a.yaml", "-c", "b.yaml"], "SEVERAL_FILES: -c names 2 files, a.yaml and b.yaml"),
+        (["-c", "broken.yaml"], "CONFIG: broken.yaml:"),
+        (["-c", "list.yaml"], "CONFIG: list.yaml: must hold a mapping"),
+        (["-c", "foreign.yaml"], "NOT_A_SUITE: foreign.yaml: is neither a suite nor a run"),
+        (["-c", "test_one.py"], "NOT_A_SUITE: test_one.py: is not named as YAML"),
+    ],
+)
+def test_what_is_no_suite_file_is_one_line_and_pytests_usage_error(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name, text in {
+        "broken.yaml": "a: [\n",
+        "list.yaml": "- a\n",
+        "foreign.yaml": "jobs: {build: {}}\n",
+        "test_one.py": "def test_one(): raise AssertionError\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert main(["run", *arguments]) == 4
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"invarlock: {message}")
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "-c"],
+        ["run", "-c", "a.yaml", "-x"],
+        ["run", "-c", "a.yaml", "b.yaml"],
+        ["certify", "--baseline", "builtin:llama"],
+        ["certify", "--subject", "builtin:llama"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_are_pytests_usage_error_too(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 4
+    assert "invarlock" in capsys.readouterr().err
+
+
+def test_other_commands_keep_their_usage_status_and_their_dashes() -> None:
+    for arguments in (["verify"], ["verify", "a", "b"], ["nonsense"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    assert main(["verify", "--", "absent-pack"]) == 3
+
+
+def test_an_error_inside_the_file_is_pytests_own(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(SUITE.replace("seq_len", "seqlen") + NOOP)
+    ran = invarlock(tmp_path, "run", "-c", "my.yaml")
+    beside = command(tmp_path, "pytest", "my.yaml")
+    assert ran.returncode == beside.returncode == 4
+    assert ran.stderr == beside.stderr
+    assert "my.yaml:4: unknown key 'dataset.seqlen'" in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["my.yaml", "my.invarlock.yaml", "folder/-my.yml"])
+def test_it_collects_what_pytest_does(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SUITE + NOOP + PRUNED)
+    (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
+    ran = collected(invarlock(tmp_path, "run", "-c", name, "--", "--co", *PLAIN))
+    assert ran == collected(command(tmp_path, "pytest", name, "--co", *PLAIN))
+    assert len(ran) == 8
+    assert ran[0] == f"{name}::builtin:llama::noop::invariants"
+    without = invarlock(
+        tmp_path, "run", "-c", name, "--", "--co", *PLAIN, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
+    )
+    assert collected(without) == ran
+
+
+def installed_as_a_copy(folder: Path) -> dict[str, str]:
+    """The environment in which a distribution lists the package, as one that is no editable does.
+
+    What a pytest plugin's distribution lists is what pytest wants to rewrite when it is imported.
+    """
+    (folder / "copy-1.dist-info").mkdir(parents=True)
+    files = {
+        "METADATA": "Metadata-Version: 2.1\nName: copy\nVersion: 1\n",
+        "entry_points.txt": "[pytest11]\ncopied = copied_plugin\n",
+        "RECORD": "pytest_invarlock/__init__.py,,\ncopied_plugin.py,,\n",
+    }
+    for name, text in files.items():
+        (folder / "copy-1.dist-info" / name).write_text(text)
+    (folder / "copied_plugin.py").write_text("")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.getenv("PYTHONPATH")])])}
+
+
+def untimed(text: str) -> str:
+    return re.sub(r"in \d+\.\d+s|plugins: .*", "", text)
+
+
+@pytest.mark.parametrize("filterwarnings", ["error", "default"])
+def test_its_output_is_pytests_to_the_letter(filterwarnings: str, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = {filterwarnings}\n")
+    (tmp_path / "my.yaml").write_text(SUITE + NOOP)
+    copy = installed_as_a_copy(tmp_path.parent / f"{tmp_path.name}-site")
+    plain = ("-p", "no:randomly", "-p", "no:cacheprovider", "--co")
+    ran = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *plain, **copy)
+    beside = command(tmp_path, "pytest", "my.yaml", *plain, **copy)
+    assert (ran.returncode, beside.returncode) == (0, 0), ran.stdout + ran.stderr
+    assert untimed(ran.stdout) == untimed(beside.stdout)
+    assert ran.stderr == beside.stderr
+    certify = ("certify", "--baseline", "builtin:llama", "--subject", "builtin:llama", "--", *plain)
+    compared = invarlock(tmp_path, *certify, **copy)
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert "Warning" not in compared.stdout + compared.stderr
+
+
+def test_pytests_own_words_on_wrong_options(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(SUITE + NOOP)
+    result = invarlock(tmp_path, "run", "-c", "my.yaml", "--", "--nonsense")
+    beside = command(tmp_path, "pytest", "my.yaml", "--nonsense")
+    assert (result.returncode, result.stderr) == (4, beside.stderr)
+    assert "unrecognized arguments: --nonsense" in result.stderr
+
+
+def test_the_current_folder_is_no_place_of_modules(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(SUITE + NOOP)
+    (tmp_path / "pytest.py").write_text("raise SystemExit('shadowed')\n")
+    result = invarlock(tmp_path, "run", "-c", "my.yaml", "--", "--co", *PLAIN)
+    assert len(collected(result)) == 4
+
+
+def test_an_interrupt_ends_in_pytests_status(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(SUITE + NOOP)
+    (tmp_path / "conftest.py").write_text(
+        "import pathlib, time\n"
+        "def pytest_collection_finish():\n"
+        "    pathlib.Path('started').touch()\n"
+        "    time.sleep(120)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "pytest_invarlock", "run", "-c", "my.yaml", "--", *PLAIN],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "started").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        # As Ctrl-C of a terminal, which all processes of the group get.
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2, out + err
+    assert "KeyboardInterrupt" in out
+    assert "Traceback" not in err
+
+
+def test_a_run_passes_fails_and_is_narrowed_as_pytests(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(SUITE + NOOP + PRUNED)
+    failed = invarlock(tmp_path, "run", "-c", "my.yaml", "--out", "there", "--", *PLAIN)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    verdict = json.loads((tmp_path / "there" / "latest" / "final_verdict.json").read_text())
+    assert verdict["verdict"] == "FAIL"
+    narrowed = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "noop")
+    assert narrowed.returncode == 0, narrowed.stdout
+    assert "4 passed" in narrowed.stdout
+    nothing = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "nothing")
+    assert nothing.returncode == 5
+
+
+def test_the_seeds_run_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(RUN_CONFIGURATION)
+    result = invarlock(tmp_path, "run", "-c", "config.yaml", "--", *PLAIN)
+    assert result.returncode == 0, result.stdout + result.stderr
+    verdict = json.loads((tmp_path / "runs" / "latest" / "final_verdict.json").read_text())
+    assert verdict["verdict"] == "PASS"
+
+
+def test_certify_compares_and_passes_its_options_on(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text("def test_other(): raise AssertionError\n")
+    given = [
+        "--baseline", "builtin:llama", "--subject", "builtin:llama", "--subject", "builtin:gpt2",
+        "--adapter", "hf_causal", "--profile", "dev", "--tier", "conservative",
+    ]  # fmt: skip
+    ids = collected(invarlock(tmp_path, "certify", *given, "--", "--co", *PLAIN))
+    heads = {line.rpartition("::")[0] for line in ids}
+    assert heads == {
+        "invarlock/compare::builtin:llama::builtin:llama",
+        "invarlock/compare::builtin:llama::builtin:gpt2",
+    }
+    small = ["--invarlock-preview-windows=24", "--invarlock-final-windows=24",
+             "--invarlock-seq-len=64", "--invarlock-dataset=pydoc"]  # fmt: skip
+    result = invarlock(
+        tmp_path, "certify", *given[:4], *given[6:], "--out", "o", "--", *PLAIN, *small
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (plan,) = (tmp_path / "o" / "latest" / "evidence_pack").glob("metadata/policy.json")
+    assert '"tier": "conservative"' in plan.read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--tier=balancd", "no tier is named 'balancd'"),
+        ("--profile=relase", "--invarlock-profile: 'relase' is not one of its values"),
+        ("--preset=causl", "no preset is named 'causl'"),
+    ],
+)
+def test_certifys_wrong_values_are_pytests_errors(
+    option: str, message: str, tmp_path: Path
+) -> None:
+    pair = ("--baseline", "builtin:llama", "--subject", "builtin:llama")
+    result = invarlock(tmp_path, "certify", *pair, option)
+    assert result.returncode == 4
+    assert message in result.stderr
+
+
+def test_a_file_with_a_leading_dash_is_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x.yaml").write_text(SUITE + NOOP)
+    assert suite_file(["-x.yaml"]) == tmp_path / "-x.yaml"
+    with pytest.raises(ConfigError):
+        suite_file(["-y.yaml"])
