@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from invarlock_guards.contract import Guard, GuardEvidence, GuardResult, Violation
     from invarlock_guards.measure.invariants import InvariantsGuard
+    from invarlock_guards.measure.rmt import RMTGuard
+    from invarlock_guards.measure.spectral import SpectralGuard
+    from invarlock_guards.measure.variance import VarianceGuard
 
 _HOMES = {
     "Guard": "invarlock_guards.contract",
@@ -18,9 +21,21 @@ _HOMES = {
     "GuardResult": "invarlock_guards.contract",
     "Violation": "invarlock_guards.contract",
     "InvariantsGuard": "invarlock_guards.measure.invariants",
+    "RMTGuard": "invarlock_guards.measure.rmt",
+    "SpectralGuard": "invarlock_guards.measure.spectral",
+    "VarianceGuard": "invarlock_guards.measure.variance",
 }
 
-__all__ = ["Guard", "GuardEvidence", "GuardResult", "InvariantsGuard", "Violation"]
+__all__ = [
+    "Guard",
+    "GuardEvidence",
+    "GuardResult",
+    "InvariantsGuard",
+    "RMTGuard",
+    "SpectralGuard",
+    "VarianceGuard",
+    "Violation",
+]
 
 
 def __getattr__(name: str) -> Any:

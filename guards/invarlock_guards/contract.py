@@ -40,7 +40,8 @@ class GuardResult:
 
     ``passed`` is None where nothing could be judged; ``reason`` then says why, and a policy that
     demands the guard turns that into an error, never into a pass. ``expected_changes`` are
-    differences the declared kind of change allows.
+    differences the declared kind of change allows; ``warnings`` are findings that do not decide,
+    each with the limit it broke.
     """
 
     guard: str
@@ -51,6 +52,7 @@ class GuardResult:
     metrics: Mapping[str, float | int | str | None] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
     expected_changes: tuple[Violation, ...] = ()
+    warnings: tuple[Violation, ...] = ()
 
 
 class Guard(ABC):

@@ -75,8 +75,27 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "eos_token_id": 2,
         },
     ),
+    "opt_post_norm": (
+        "OPTForCausalLM",
+        "OPTConfig",
+        {
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "ffn_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "word_embed_proj_dim": 32,
+            "max_position_embeddings": 40,
+            "do_layer_norm_before": False,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
     "phi": ("PhiForCausalLM", "PhiConfig", NEOX),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", LLAMA | {"head_dim": 8}),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", LLAMA | {"head_dim": 8}),
+    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", LLAMA | {"head_dim": 8}),
     "bloom": (
         "BloomForCausalLM",
         "BloomConfig",
@@ -128,3 +147,22 @@ def _model(kind: str) -> Any:
 def architecture() -> Any:
     """Gives the model of a kind, one for all tests: put back what you change."""
     return _model
+
+
+@cache
+def _shipped(name: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from pytest_invarlock.adapters.model_source import resolve_model
+
+    torch.set_num_threads(1)
+    directory = resolve_model(f"builtin:{name}").directory
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Any:
+    """Gives the shipped model ``llama`` or ``gpt2`` in float32, one for all tests: put it back."""
+    return _shipped

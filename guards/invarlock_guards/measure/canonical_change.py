@@ -1,0 +1,243 @@
+"""The relative change of weights after the free choices of parametrisation are removed.
+
+Norm gains are folded into the matrices that read them, value and output projections, and query and
+key, are compared as their product per head, neurons of feed-forward networks are matched, and the
+linear up and down of a gated network are compared as one outer product for each neuron. Products
+are never made: inner products of their factors do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from invarlock_guards.measure.canonical_layout import (
+    AttentionUnit,
+    NetworkUnit,
+    Operand,
+    PlainUnit,
+    Unit,
+)
+from invarlock_guards.measure.neuron_matching import Rows, match_neurons
+from invarlock_guards.measure.row_blocks import as_float64, bitwise_equal, is_finite
+
+if TYPE_CHECKING:
+    Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalChange:
+    """The change of one part of the function.
+
+    Attributes:
+        part: such as ``o·v of head 3``.
+        modules: the matrices it is made of, named as in `WeightChange`.
+        value: ‖P' - P‖ / ‖P‖, Frobenius; None where ``reason`` says why.
+        reason: ``missing``, ``shape``, ``dtype``, ``non_finite`` or ``zero_baseline``.
+    """
+
+    part: str
+    modules: tuple[str, ...]
+    value: float | None
+    reason: str | None = None
+
+
+def canonical_changes(
+    units: Iterable[Unit], baseline: Tensors, subject: Tensors
+) -> Iterator[CanonicalChange]:
+    """The change of every unit of which a tensor changed, part by part; of others nothing.
+
+    Args:
+        units: from `canonical_units`.
+        baseline: tensors by parameter name, as the model stores them.
+        subject: the same of the subject.
+    """
+    for unit in units:
+        operands = _operands(unit)
+        names = {o.name for o in operands} | {o.norm for o in operands if o.norm is not None}
+        modules = tuple(dict.fromkeys(operand.module for operand in operands))
+        if all(_same(name, baseline, subject) for name in names):
+            continue
+        reason = next(
+            (r for name in sorted(names) if (r := _unreadable(name, baseline, subject))), None
+        )
+        if reason is not None:
+            yield CanonicalChange("whole unit", modules, None, reason)
+        else:
+            device = subject[operands[0].name].device
+            one, other = _Side(baseline, device), _Side(subject, device)
+            if isinstance(unit, AttentionUnit):
+                yield from _attention(unit, one, other)
+            elif isinstance(unit, NetworkUnit):
+                yield from _network(unit, one, other)
+            else:
+                yield _plain(unit.matrix, "with its norm", one, other)
+
+
+def _operands(unit: Unit) -> list[Operand]:
+    if isinstance(unit, AttentionUnit):
+        return [unit.q, unit.k, unit.v, unit.o]
+    if isinstance(unit, PlainUnit):
+        return [unit.matrix]
+    return [unit.up, unit.down] + ([unit.gate] if unit.gate is not None else [])
+
+
+def _same(name: str, baseline: Tensors, subject: Tensors) -> bool:
+    one, other = baseline.get(name), subject.get(name)
+    return one is not None and other is not None and bitwise_equal(one, other)
+
+
+def _unreadable(name: str, baseline: Tensors, subject: Tensors) -> str | None:
+    one, other = baseline.get(name), subject.get(name)
+    if one is None or other is None:
+        return "missing"
+    if one.shape != other.shape:
+        return "shape"
+    if not (one.is_floating_point() and other.is_floating_point()):
+        return "dtype"
+    return None if is_finite(one) and is_finite(other) else "non_finite"
+
+
+class _Side:
+    """One model's matrices as operands, on the device of the subject."""
+
+    def __init__(self, tensors: Tensors, device: torch.device) -> None:
+        self._tensors = tensors
+        self._device = device
+
+    def rows(self, operand: Operand) -> Rows:
+        """(outputs, inputs) of ``operand``; the gain multiplies the inputs."""
+        return Rows(self._matrix(operand), self._gain(operand))
+
+    def columns(self, operand: Operand) -> Rows:
+        """(inputs, outputs) of an operand that no norm stands before."""
+        return Rows(self._matrix(operand).T)
+
+    def _matrix(self, operand: Operand) -> torch.Tensor:
+        weight = self._tensors[operand.name].detach().to(self._device)
+        if operand.expert is not None:
+            weight = weight[operand.expert]
+        if operand.transposed:
+            weight = weight.transpose(-1, -2)
+        if weight.ndim != 2:
+            weight = weight.flatten(0, -2)
+        if operand.rows is not None:
+            return weight[slice(*operand.rows)]
+        if operand.grouped is not None:
+            groups, size, first, last = operand.grouped
+            return weight.reshape(groups, size, -1)[:, first:last].flatten(0, 1)
+        return weight
+
+    def _gain(self, operand: Operand) -> torch.Tensor | None:
+        if operand.norm is None:
+            return None
+        return as_float64(self._tensors[operand.norm].to(self._device)) + operand.offset
+
+
+def _plain(operand: Operand, part: str, baseline: _Side, subject: _Side) -> CanonicalChange:
+    one, other = baseline.rows(operand), subject.rows(operand)
+    return _matched(part, operand, one, other, torch.arange(len(one)))
+
+
+def _matched(
+    part: str, operand: Operand, one: Rows, other: Rows, match: torch.Tensor
+) -> CanonicalChange:
+    """The change of rows, row i of ``one`` against row match[i] of ``other``."""
+    size = moved = 0.0
+    for index in one.chunks():
+        before = one.at(index)
+        size += float(before.square().sum())
+        moved += float((other.at(match[index]) - before).square().sum())
+    return _part(part, (operand.module,), size, moved)
+
+
+def _part(part: str, modules: tuple[str, ...], size: float, moved: float) -> CanonicalChange:
+    """``size`` is ‖P‖² and ``moved`` ‖P' - P‖², which rounding may leave below zero."""
+    modules = tuple(dict.fromkeys(modules))
+    if size > 0:
+        return CanonicalChange(part, modules, math.sqrt(max(0.0, moved) / size))
+    if moved > 0:
+        return CanonicalChange(part, modules, None, "zero_baseline")
+    return CanonicalChange(part, modules, 0.0)
+
+
+def _attention(unit: AttentionUnit, baseline: _Side, subject: _Side) -> Iterator[CanonicalChange]:
+    if unit.positions == "other":
+        yield _plain(unit.q, "q", baseline, subject)
+        yield _plain(unit.k, "k", baseline, subject)
+    else:
+        scores = [(side.rows(unit.q), side.rows(unit.k)) for side in (baseline, subject)]
+        inner = _turned_inner if unit.positions == "halves" else _inner
+        yield _largest_head("q·k", unit, (unit.q, unit.k), scores, inner)
+    writes = [(side.columns(unit.o), side.rows(unit.v)) for side in (baseline, subject)]
+    yield _largest_head("o·v", unit, (unit.o, unit.v), writes, _inner)
+
+
+def _largest_head(
+    part: str,
+    unit: AttentionUnit,
+    operands: tuple[Operand, Operand],
+    sides: list[tuple[Rows, Rows]],
+    inner: Callable[..., float],
+) -> CanonicalChange:
+    """Of the product of each head's two factors, the head that changed most.
+
+    ``sides`` holds the factors (heads·width, features) of the baseline and of the subject; a head
+    whose change has no value counts as most.
+    """
+    modules = tuple(operand.module for operand in operands)
+    width = len(sides[0][0]) // unit.n_heads
+    shared = unit.n_heads // unit.n_kv_heads
+    run = torch.arange(width)
+    heads = []
+    for head in range(unit.n_heads):
+        (l0, r0), (l1, r1) = (
+            (left.at(run + head * width), right.at(run + head // shared * width))
+            for left, right in sides
+        )
+        size = inner(l0, r0, l0, r0)
+        moved = size + inner(l1, r1, l1, r1) - 2 * inner(l0, r0, l1, r1)
+        heads.append(_part(f"{part} of head {head}", modules, size, moved))
+    return max(heads, key=lambda found: math.inf if found.value is None else found.value)
+
+
+def _inner(l0: torch.Tensor, r0: torch.Tensor, l1: torch.Tensor, r1: torch.Tensor) -> float:
+    """⟨L₀ᵀR₀, L₁ᵀR₁⟩ from two Gram matrices as small as a head is wide."""
+    return float(((l0 @ l1.T) * (r0 @ r1.T)).sum())
+
+
+def _turned_inner(l0: torch.Tensor, r0: torch.Tensor, l1: torch.Tensor, r1: torch.Tensor) -> float:
+    """The same of a query and a key that positions turn, one complex number for two components.
+
+    The score is Σ Re[(q·x) conj(k·y) e^(iωΔ)] over pairs of components: for each of them the
+    products of q and conj(k) are the function, whatever phase or size they share.
+    """
+    q0, k0, q1, k1 = (torch.complex(*x.chunk(2)) for x in (l0, r0, l1, r1))
+    return float((((q0.conj() * q1).sum(1)) * ((k0 * k1.conj()).sum(1))).real.sum())
+
+
+def _network(unit: NetworkUnit, baseline: _Side, subject: _Side) -> Iterator[CanonicalChange]:
+    before = [baseline.rows(unit.up), baseline.columns(unit.down)]
+    after = [subject.rows(unit.up), subject.columns(unit.down)]
+    if unit.gate is None:
+        match = match_neurons(before, after)
+        yield _matched("up", unit.up, before[0], after[0], match)
+        yield _matched("down", unit.down, before[1], after[1], match)
+        return
+    gates = baseline.rows(unit.gate), subject.rows(unit.gate)
+    match = match_neurons([gates[0], *before], [gates[1], *after])
+    yield _matched("gate", unit.gate, *gates, match)
+    size = moved = 0.0
+    for index in before[0].chunks():
+        u0, d0 = before[0].at(index), before[1].at(index)
+        u1, d1 = after[0].at(match[index]), after[1].at(match[index])
+        old = (u0.square().sum(1) * d0.square().sum(1)).sum()
+        new = (u1.square().sum(1) * d1.square().sum(1)).sum()
+        shared = ((u0 * u1).sum(1) * (d0 * d1).sum(1)).sum()
+        size += float(old)
+        moved += float(old + new - 2 * shared)
+    yield _part("up·down", (unit.up.module, unit.down.module), size, moved)
