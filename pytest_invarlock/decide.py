@@ -7,11 +7,16 @@ structure in `invarlock_guards.judge`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from invarlock_guards.contract import GuardResult
 from invarlock_guards.judge.invariants import judge_invariants
+from invarlock_guards.judge.rmt import judge_rmt
+from invarlock_guards.judge.spectral import judge_spectral
+from invarlock_guards.judge.variance import judge_variance
 
 from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
@@ -19,17 +24,21 @@ from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.records import Facts
 
 if TYPE_CHECKING:
-    from invarlock_guards.contract import GuardResult
-
     from pytest_invarlock.plan import Pool
 
 _CHECKS: Mapping[str, Callable[[Facts, DecisionPolicy], CheckDecision]] = {
     "primary_metric": primary_metric,
     "drift": drift_check,
     "tail": tail_check,
+}
+_JUDGES: Mapping[str, Callable[..., GuardResult]] = {
+    "spectral": judge_spectral,
+    "rmt": judge_rmt,
+    "variance": judge_variance,
 }
 _SAYS_NOTHING = ("not_applicable", "monitored")
 
@@ -116,6 +125,10 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             name, Outcome.ERROR, "not_evaluated",
             f"the policy demands {name}, and the record holds no evidence of it",
         )  # fmt: skip
+    if "not_evaluated" in evidence:
+        return CheckDecision(
+            name, Outcome.ERROR, "not_evaluated", f"not evaluated: {evidence['not_evaluated']}"
+        )
     if name == "invariants":
         if evidence["baseline_non_finite"]:
             return CheckDecision(
@@ -125,22 +138,36 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
                 "the baseline itself holds NaN or infinity",
             )
         return _guard_check(judge_invariants(evidence, kind=facts.kind), policy.modes[name])
+    if name in _JUDGES:
+        limits = guard_policy(name, policy.guards.get(name, {}))
+        return _guard_check(
+            _JUDGES[name](evidence, kind=facts.kind, policy=limits), policy.modes[name]
+        )
     return CheckDecision(
         name, Outcome.ERROR, "unknown_check", f"this version has no judge for {name}"
     )
 
 
 def _guard_check(result: GuardResult, mode: str) -> CheckDecision:
-    violations = tuple(violation.document() for violation in result.violations)
+    found = (*result.violations, *result.warnings)
     if result.passed is None:
         outcome = Outcome.ERROR
-    elif result.passed:
-        outcome = Outcome.PASS
-    else:
+    elif not result.passed:
         outcome = Outcome.FAIL if mode == "gate" else Outcome.WARN
+    else:
+        outcome = Outcome.WARN if result.action == "warn" else Outcome.PASS
     return CheckDecision(
-        result.guard, outcome, result.reason, result.text, dict(result.metrics), violations
-    )
+        result.guard, outcome, result.reason, result.text,
+        {key: _stated(value) for key, value in result.metrics.items()},
+        tuple(violation.document() for violation in found),
+    )  # fmt: skip
+
+
+def _stated(value: float | str | None) -> float | str | None:
+    """A guard's number as a verdict states it: no truth value, and None where not finite."""
+    if isinstance(value, bool):
+        return int(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _expectation(

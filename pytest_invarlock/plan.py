@@ -186,7 +186,8 @@ class WindowSelection:
 
     For metric ``accuracy`` the counts are of examples. ``max_windows_per_document`` keeps few long
     documents from carrying the verdict. With ``pool`` "tuning" both arms are cut from the documents
-    that no certification reads; the counts are then the most that is taken.
+    that no certification reads; the counts are then the most that is taken. ``guard_windows`` is
+    how many the guards' activations are measured on, at most, of documents of neither arm.
     """
 
     seq_len: int
@@ -197,6 +198,7 @@ class WindowSelection:
     seed: int = 0
     convention: Convention = "document"
     pool: Pool = "certification"
+    guard_windows: int = 16
 
     def document(self) -> dict[str, Any]:
         """The selection as plain JSON values; ``pool`` only where it is not the usual one."""
@@ -208,6 +210,7 @@ class WindowSelection:
             "max_windows_per_document": self.max_windows_per_document,
             "seed": self.seed,
             "convention": self.convention,
+            "guard_windows": self.guard_windows,
             **({} if self.pool == "certification" else {"pool": self.pool}),
         }
 
@@ -252,7 +255,7 @@ class MeasurementPlan:
 
     source: DataSource
     windows: WindowSelection
-    guards: tuple[str, ...] = ("invariants",)
+    guards: tuple[str, ...] = ("invariants", "spectral", "rmt", "variance")
     metric: Metric | Literal["auto"] = "auto"
     adapter: str = "auto"
     device: str = "auto"

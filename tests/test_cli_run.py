@@ -148,7 +148,7 @@ def test_it_collects_what_pytest_does(name: str, tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
     ran = collected(invarlock(tmp_path, "run", "-c", name, "--", "--co", *PLAIN))
     assert ran == collected(command(tmp_path, "pytest", name, "--co", *PLAIN))
-    assert len(ran) == 8
+    assert len(ran) == 14
     assert ran[0] == f"{name}::builtin:llama::noop::invariants"
     without = invarlock(
         tmp_path, "run", "-c", name, "--", "--co", *PLAIN, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
@@ -246,7 +246,7 @@ def test_a_run_passes_fails_and_is_narrowed_as_pytests(tmp_path: Path) -> None:
     assert verdict["verdict"] == "FAIL"
     narrowed = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "noop")
     assert narrowed.returncode == 0, narrowed.stdout
-    assert "4 passed" in narrowed.stdout
+    assert "7 passed" in narrowed.stdout
     nothing = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "nothing")
     assert nothing.returncode == 5
 

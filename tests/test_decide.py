@@ -64,10 +64,11 @@ def test_a_baseline_that_is_itself_damaged_is_an_error() -> None:
 
 def test_a_check_without_a_judge_is_an_error() -> None:
     decision = decide(
-        facts(guards={"invariants": CLEAN, "spectral": {}}),
-        policy(checks=("invariants", "spectral")),
+        facts(guards={"invariants": CLEAN, "entropy": {}}),
+        policy(checks=("invariants", "entropy")),
     )
-    assert decision.check("spectral").outcome is Outcome.ERROR
+    assert decision.check("entropy").reason == "unknown_check"
+    assert decision.check("entropy").outcome is Outcome.ERROR
 
 
 def test_the_declared_kind_reaches_the_judge() -> None:

@@ -14,13 +14,16 @@ import safetensors.torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
+from pytest_invarlock.core.determinism import device_identity
+from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.metrics.token_scoring import Scores
 from pytest_invarlock.plan import ARMS
+from pytest_invarlock.provenance import code_digest, library_versions
 
 if TYPE_CHECKING:
     import torch
 
-    from pytest_invarlock.plan import Arm
+    from pytest_invarlock.plan import Arm, MeasurementPlan
 
 _NOISE_FLOOR = "noise_floor"
 
@@ -35,6 +38,29 @@ class BaselineEvidence:
 
     scores: Mapping[Arm, Scores]
     noise_floor: Mapping[str, Any]
+
+
+def measured_under(plan: MeasurementPlan, **identity: str | bool | None) -> str:
+    """The digest of all that a baseline's evidence depends on: its key.
+
+    Args:
+        plan: how it is measured.
+        identity: what the model and the windows are.
+    """
+    sequential = plan.sequential
+    return digest(
+        {
+            **identity,
+            "code": code_digest(),
+            "first_look": None if sequential is None else sequential.first_look,
+            "dtype": plan.dtype,
+            "threads": plan.threads,
+            "determinism": plan.determinism,
+            "batch_tokens": plan.batch_tokens,
+            "device": device_identity(plan.device),
+            "versions": library_versions(),
+        }
+    )
 
 
 def cached_evidence(

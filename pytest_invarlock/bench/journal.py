@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+_Place = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """How much an edit touched, and how much of that came out different (0 and -0 are not)."""
@@ -39,12 +42,17 @@ class EditJournal:
         self.digests = digests
         self._tensors = model_tensors(model)
         self._saved: dict[str, torch.Tensor] = {}
-        self._places: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
+        self._places: dict[_Place, str] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
         """Names of the tensors written, in order."""
         return tuple(self._saved)
+
+    def before(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What ``tensor``, one of the model's, held before the edit: itself where not written."""
+        name = self._places.get(_place(tensor))
+        return tensor if name is None else self._saved[name]
 
     def write(self, name: str, value: torch.Tensor) -> None:
         """Overwrite tensor ``name`` in place; tied names change together."""
@@ -57,11 +65,11 @@ class EditJournal:
             )
         # Tied names share storage: what was saved under one name must not be saved edited. A tensor
         # that overlaps an edited one is saved, and undone before it: `undo` goes backwards.
-        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        place = _place(tensor)
         if place not in self._places:
             # Saved before it counts as saved, should memory run out between the two.
             self._saved[name] = tensor.detach().clone()
-            self._places.add(place)
+            self._places[place] = name
         with torch.no_grad():
             tensor.copy_(value)
 
@@ -107,3 +115,8 @@ def _zeros(tensor: torch.Tensor) -> torch.Tensor:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(_INTEGER_VIEWS[tensor.element_size()])
+
+
+def _place(tensor: torch.Tensor) -> _Place:
+    """Where a tensor's numbers lie: the same for all names of a tied one."""
+    return tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride())

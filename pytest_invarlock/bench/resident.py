@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from invarlock_guards.measure.invariants import ModelStructure, read_structure
 
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
-from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
+from pytest_invarlock.bench.baseline_cache import (
+    BaselineEvidence,
+    cached_evidence,
+    measured_under,
+)
 from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
 from pytest_invarlock.bench.counters import Counters
 from pytest_invarlock.bench.damaged_view import damaged_subject
 from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.function_state import function_state
+from pytest_invarlock.bench.guard_side import RecordedBaseline, record_baseline
 from pytest_invarlock.bench.journal import EditJournal
+from pytest_invarlock.bench.memory import free_memory
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
 from pytest_invarlock.bench.subject import edited_subject, loaded_subject
 from pytest_invarlock.bench.subject_pass import PairedArm, SubjectPass
 from pytest_invarlock.bench.tensor_digest import combined_digest, tensor_digests
-from pytest_invarlock.core.determinism import device_identity, in_force
+from pytest_invarlock.core.determinism import in_force
 from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.faults.structural import VIEW_FAULTS
 from pytest_invarlock.metrics.token_scoring import score, window_sums
 from pytest_invarlock.plan import ARMS, Arm
-from pytest_invarlock.provenance import code_digest, library_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +74,7 @@ class Bench:
     _side: BaselineSide | None = None
     _draws: Draws | None = None
     _evidence: dict[int, BaselineEvidence] = field(default_factory=dict)
+    _recorded: dict[int, RecordedBaseline] = field(default_factory=dict)
     _state: str = ""
     _journal: EditJournal | None = None
     _lent: bool = False
@@ -133,11 +137,13 @@ class Bench:
         """Measure draw ``draw`` on ready-made windows from now on."""
         if self.draws.use(draw, windows):
             self._evidence.pop(draw, None)
+            self._recorded.pop(draw, None)
 
     def use_drawn_windows(self, draw: int) -> None:
         """Measure draw ``draw`` on the provider's windows again."""
         if self.draws.use_drawn(draw):
             self._evidence.pop(draw, None)
+            self._recorded.pop(draw, None)
 
     def baseline_evidence(self, draw: int) -> BaselineEvidence:
         """Scores of the unedited baseline and its noise floor: once per host and draw."""
@@ -149,6 +155,12 @@ class Bench:
                 self.cache, self._baseline_key(draw), lambda: self._baseline_pass(draw)
             )
         return self._evidence[draw]
+
+    def recorded_baseline(self, draw: int) -> RecordedBaseline:
+        """The baseline's branches on the guards' windows, taken once before edits and kept."""
+        if draw not in self._recorded:
+            self._recorded = {draw: record_baseline(self.unedited(), self.windows(draw), self.plan)}
+        return self._recorded[draw]
 
     def _baseline_pass(self, draw: int) -> BaselineEvidence:
         self.counters.baseline_passes += 1
@@ -205,26 +217,17 @@ class Bench:
         self.draws.plan = plan
         self.draws.forget_batches()
         self._evidence.clear()
+        self._recorded.clear()
         free_memory()
 
     def _baseline_key(self, draw: int) -> str:
-        sequential = self.plan.sequential
-        return digest(
-            {
-                "tensors": combined_digest(self.digests),
-                "config": self.config_digest,
-                "attention": self.baseline.attention,
-                "by_head": self.by_head(draw),
-                "code": code_digest(),
-                "data": self.windows(draw).content_digest(),
-                "first_look": None if sequential is None else sequential.first_look,
-                "dtype": self.plan.dtype,
-                "threads": self.plan.threads,
-                "determinism": self.plan.determinism,
-                "batch_tokens": self.plan.batch_tokens,
-                "device": device_identity(self.plan.device),
-                "versions": library_versions(),
-            }
+        return measured_under(
+            self.plan,
+            tensors=combined_digest(self.digests),
+            config=self.config_digest,
+            attention=self.baseline.attention,
+            by_head=self.by_head(draw),
+            data=self.windows(draw).content_digest(),
         )
 
     def by_head(self, draw: int) -> bool:
@@ -287,7 +290,7 @@ class Bench:
                 # From before the first write until the undo is proved, it is no baseline.
                 self._journal = journal
                 coverage = apply_edit(spec, journal)
-                yield edited_subject(loaded, coverage, journal.touched, journal.digests)
+                yield edited_subject(loaded, coverage, journal)
             except BaseException:
                 journal.undo()
                 # What broke off may have left hooks or data that no journal holds.
@@ -391,10 +394,4 @@ class Bench:
         self._side = None
         self.draws.forget_batches()
         self._evidence.clear()
-
-
-def free_memory() -> None:
-    """Return unreferenced model memory to the system and the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        self._recorded.clear()

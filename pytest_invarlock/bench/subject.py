@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,10 @@ from invarlock_guards.measure.invariants import ModelStructure, read_structure
 from pytest_invarlock.bench.tensor_digest import edited_digests, tensor_digests
 
 if TYPE_CHECKING:
+    import torch
+
     from pytest_invarlock.adapters import LoadedModel
+    from pytest_invarlock.bench.journal import EditJournal
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -20,7 +23,8 @@ class Subject:
 
     ``edit`` is the record's block on what was done, None for another checkpoint; ``in_place`` says
     that the resident model itself carries it. ``load_failure`` is why the subject has no model
-    that could compute a loss; then ``loaded.model`` holds names and shapes only.
+    that could compute a loss; then ``loaded.model`` holds names and shapes only. ``weights_before``
+    are the baseline's parameters where the resident model no longer holds them.
     """
 
     loaded: LoadedModel
@@ -29,6 +33,7 @@ class Subject:
     edit: Mapping[str, Any] | None
     in_place: bool = False
     load_failure: str | None = None
+    weights_before: Mapping[str, torch.Tensor] | None = None
 
 
 def loaded_subject(loaded: LoadedModel) -> Subject:
@@ -37,21 +42,25 @@ def loaded_subject(loaded: LoadedModel) -> Subject:
 
 
 def edited_subject(
-    loaded: LoadedModel,
-    coverage: Mapping[str, Any],
-    touched: Iterable[str],
-    known: Mapping[str, str],
+    loaded: LoadedModel, coverage: Mapping[str, Any], journal: EditJournal
 ) -> Subject:
     """The resident model with an edit in place.
 
     Args:
         loaded: the resident, edited.
         coverage: the record's ``edit`` block.
-        touched: names of the tensors that the edit wrote.
-        known: the digest of each tensor before the edit.
+        journal: of what the edit wrote.
     """
-    digests = edited_digests(loaded.model, touched, known)
-    return Subject(loaded, digests, _structure(loaded), edit=coverage, in_place=True)
+    digests = edited_digests(loaded.model, journal.touched, journal.digests)
+    before = {name: journal.before(p) for name, p in loaded.model.named_parameters()}
+    return Subject(
+        loaded,
+        digests,
+        _structure(loaded),
+        edit=coverage,
+        in_place=True,
+        weights_before=before,
+    )
 
 
 def _structure(loaded: LoadedModel) -> ModelStructure:

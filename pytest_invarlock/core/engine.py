@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from invarlock_guards.measure.invariants import measure_invariants
 
 from pytest_invarlock.bench.draws import metric_of
+from pytest_invarlock.bench.guard_side import guard_evidence
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.core.determinism import (
@@ -28,7 +28,6 @@ from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.policy.tuned import SKIPPED_REMEDY
-from pytest_invarlock.policy.unbuilt_guards import unbuilt_guards
 from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
 from pytest_invarlock.records import Facts, Record
 
@@ -120,6 +119,7 @@ def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
     with in_force(bench.plan.for_draw(draw)):
         bench.prove_baseline()
         evidence = bench.baseline_evidence(draw)
+        bench.recorded_baseline(draw)
         ready = time.perf_counter()
         determinism = determinism_in_force(bench.plan.for_draw(draw))
         with _subject(bench, scenario) as subject:
@@ -174,14 +174,18 @@ def _facts(
     evidence: BaselineEvidence,
 ) -> Facts:
     windows = bench.windows(draw)
-    guards = {
-        "invariants": measure_invariants(bench.structure, subject.structure),
-        **unbuilt_guards(bench.plan.notes),
-    }
     match, notes = match_fraction(bench, subject.loaded, draw)
     # Losses of another tokenizer's tokens are about other events: none are taken.
     comparable = match == 1.0 and subject.load_failure is None
     measured = bench.measure_subject(subject, draw) if comparable else {}
+    guards = guard_evidence(
+        bench.baseline,
+        bench.structure,
+        bench.recorded_baseline(draw),
+        subject,
+        bench.plan.guards,
+        reads_alike=match == 1.0,
+    )
     arms = {arm: paired.losses(windows.arms[arm]) for arm, paired in measured.items()}
     baseline = _identity(bench.baseline, bench.digests, bench.structure)
     data_digest = bench.draws.data_digest(draw, bench.baseline)

@@ -44,6 +44,7 @@ from pytest_invarlock.plan import (
     WindowSelection,
 )
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.guard_limits import POLICY_OF
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Setting, Settings
 from pytest_invarlock.policy.suite import KINDS
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.records import Record
 
 MODEL = "model"
-BUILT_IN_GUARDS = ("invariants",)
+BUILT_IN_GUARDS = ("invariants", *POLICY_OF)
 
 
 class CallersBench(Bench):
@@ -146,7 +147,7 @@ class CoreRunner:
                 code="TRAINING_MODE",
             )
         windows = window_set(calibration_data, preview_n, final_n, context_length(model))
-        plan = _plan(model, windows)
+        plan = replace(_plan(model, windows), guards=tuple(guard.name for guard in guards))
         bench = CallersBench(Pair(MODEL, MODEL), plan)
         bench.adopt(LoadedModel(model, None, None, context_length(model), None))
         bench.use_windows(0, windows)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from pytest_invarlock.data.window_set import Window
     from pytest_invarlock.plan import WindowSelection
 
+CALIBRATION = "guard_calibration"
+"""The documents on which guards look at activations."""
 ARM_SHARES: Mapping[str, float] = {
     "final": 0.40,
     "preview": 0.30,
-    "guard_calibration": 0.15,
+    CALIBRATION: 0.15,
     "tuning": 0.15,
 }
 TUNING_PREVIEW_SHARE = 1 / 11
@@ -98,21 +100,7 @@ def sample(
         DataError: ``DATA_TOO_SMALL`` naming arm and counts; ``noun`` is what is counted.
     """
     wanted = selection.preview_windows if arm == "preview" else selection.final_windows
-    turns: list[tuple[int, bytes, int, Piece]] = []
-    for document, pieces in candidates.items():
-        content = hashlib.sha256(contents[document]).digest()
-        shuffled = sorted(
-            range(len(pieces)),
-            key=lambda i: _key(selection.seed, f"{draw}|{arm}|{i}", content),
-        )
-        order = _key(selection.seed, f"{draw}|{arm}|order", content)
-        for turn, i in enumerate(shuffled[: selection.max_windows_per_document]):
-            turns.append((turn, order, document, pieces[i]))
-    turns.sort(key=lambda entry: entry[:3])
-    unique: dict[bytes, Piece] = {}
-    for *_, piece in turns:
-        if piece.content() not in taken:
-            unique.setdefault(piece.content(), piece)
+    unique = _in_turn(arm, candidates, contents, selection, draw, taken)
     if selection.pool == "tuning":
         if not unique:
             raise DataError(
@@ -129,7 +117,47 @@ def sample(
             remedy="ask for fewer windows, shorter ones (seq_len), or give more text",
             code="DATA_TOO_SMALL",
         )
-    return list(unique.values())[:wanted]
+    return unique[:wanted]
+
+
+def calibration_pieces(
+    candidates: Mapping[int, Sequence[Piece]],
+    contents: Sequence[bytes],
+    selection: WindowSelection,
+    *,
+    draw: int,
+    taken: Collection[bytes],
+) -> list[Piece]:
+    """The pieces on which guards look at activations: as `sample`, and as many as there are."""
+    unique = _in_turn(CALIBRATION, candidates, contents, selection, draw, taken)
+    return unique[: selection.guard_windows]
+
+
+def _in_turn(
+    arm: str,
+    candidates: Mapping[int, Sequence[Piece]],
+    contents: Sequence[bytes],
+    selection: WindowSelection,
+    draw: int,
+    taken: Collection[bytes],
+) -> list[Piece]:
+    """Every piece that may be drawn once, round-robin over documents in seeded order."""
+    turns: list[tuple[int, bytes, int, Piece]] = []
+    for document, pieces in candidates.items():
+        content = hashlib.sha256(contents[document]).digest()
+        shuffled = sorted(
+            range(len(pieces)),
+            key=lambda i: _key(selection.seed, f"{draw}|{arm}|{i}", content),
+        )
+        order = _key(selection.seed, f"{draw}|{arm}|order", content)
+        for turn, i in enumerate(shuffled[: selection.max_windows_per_document]):
+            turns.append((turn, order, document, pieces[i]))
+    turns.sort(key=lambda entry: entry[:3])
+    unique: dict[bytes, Piece] = {}
+    for *_, piece in turns:
+        if piece.content() not in taken:
+            unique.setdefault(piece.content(), piece)
+    return list(unique.values())
 
 
 def numbered(arms: Mapping[Arm, Sequence[Piece]]) -> dict[Arm, tuple[Window, ...]]:

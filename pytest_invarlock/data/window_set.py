@@ -84,6 +84,8 @@ class Window:
 class WindowSet:
     """The windows of both arms, and what identifies the data they came from.
 
+    ``calibration`` are the windows on which guards look at activations, of documents of neither
+    arm; no number of theirs enters the metric.
     ``digest`` covers all tokenised documents and the sampling settings; ``reading`` says which
     kind of model they are for; ``overlap_fraction`` is the share of scored tokens that another
     window of the set scores too, ``duplicate_fraction`` that of windows equal to an earlier one,
@@ -99,6 +101,7 @@ class WindowSet:
     reading: Reading = "causal"
     overlap_fraction: float = 0.0
     duplicate_fraction: float = 0.0
+    calibration: tuple[Window, ...] = ()
 
     @property
     def preview(self) -> tuple[Window, ...]:

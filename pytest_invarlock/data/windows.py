@@ -15,7 +15,15 @@ from pytest_invarlock.data.conventions import (
 from pytest_invarlock.data.masking import Masker
 from pytest_invarlock.data.pairs import PairCutter
 from pytest_invarlock.data.pieces import Cutter, duplicate_fraction, overlap_fraction
-from pytest_invarlock.data.sampling import ARM_SHARES, arms_of, numbered, sample, tuning_arms
+from pytest_invarlock.data.sampling import (
+    ARM_SHARES,
+    CALIBRATION,
+    arms_of,
+    calibration_pieces,
+    numbered,
+    sample,
+    tuning_arms,
+)
 from pytest_invarlock.data.text_windows import TextCutter
 from pytest_invarlock.data.window_set import Reading, Window, WindowSet
 from pytest_invarlock.errors import ConfigError
@@ -92,6 +100,7 @@ def draw_windows(
         taken = {piece.content() for before in drawn.values() for piece in before}
         drawn[arm] = sample(arm, pieces, keys, selection, draw=draw, noun=noun, taken=taken)
     arms = numbered(drawn)
+    calibration = _calibration(cutter, arm_of, keys, selection, drawn, draw)
     settings = {
         "selection": selection.document(),
         "seq_len": lengths.seq_len,
@@ -111,7 +120,23 @@ def draw_windows(
         reading=reading,
         overlap_fraction=overlap_fraction([p.scored for pieces in drawn.values() for p in pieces]),
         duplicate_fraction=duplicate_fraction([w for windows in arms.values() for w in windows]),
+        calibration=calibration,
     )
+
+
+def _calibration(
+    cutter: Cutter,
+    arm_of: Sequence[str],
+    keys: Sequence[bytes],
+    selection: WindowSelection,
+    drawn: Mapping[Arm, Sequence[Piece]],
+    draw: int,
+) -> tuple[Window, ...]:
+    """The guards' windows: as many as there are, of what neither arm holds."""
+    members = [index for index, name in enumerate(arm_of) if name == CALIBRATION]
+    taken = {piece.content() for pieces in drawn.values() for piece in pieces}
+    pieces = calibration_pieces(cutter.cut(members), keys, selection, draw=draw, taken=taken)
+    return tuple(window for piece in pieces for window in piece.windows)
 
 
 def _members(arm_of: Sequence[str], arm: str) -> list[int]:

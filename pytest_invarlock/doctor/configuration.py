@@ -24,7 +24,6 @@ from pytest_invarlock.policy.schema_check import SchemaViolation, schema_violati
 from pytest_invarlock.policy.settings import Settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
 from pytest_invarlock.policy.suite_scenarios import ScenarioEntry, located, scenario_entries
-from pytest_invarlock.policy.unbuilt_guards import NOT_BUILT
 from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml
 
 if TYPE_CHECKING:
@@ -206,19 +205,7 @@ def _read_scenarios(read: Configuration, usable: YamlDocument, folder: Path) -> 
 
 def _note_what_is_not_followed(read: Configuration, usable: YamlDocument) -> None:
     for note in run_notes(usable.value):
-        subject = note.partition(": ")[0]
-        guard = subject.removeprefix("guard ")
-        if guard in NOT_BUILT:
-            block = guard in usable.value["guards"]
-            path: KeyPath = ("guards", guard) if block else ("guards", "order")
-            read.findings.append(
-                Finding(
-                    "GUARD_NOT_BUILT", "warning", f"guard {guard} is not built in this version",
-                    remedy="expect no item of it; its block is checked all the same",
-                    **at(usable, path),
-                )
-            )  # fmt: skip
-        else:
-            path = tuple(subject.split("."))
-            place = at(usable, path) if path in usable.lines else {"file": usable.name}
-            read.findings.append(Finding("NOT_FOLLOWED", "note", note, **place))
+        subject = note.partition(": ")[0].partition(" ")[0]
+        path = tuple(subject.split("."))
+        place = at(usable, path) if path in usable.lines else {"file": usable.name}
+        read.findings.append(Finding("NOT_FOLLOWED", "note", note, **place))

@@ -10,13 +10,15 @@ from typing import Any, Literal
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.policy.guard_limits import guard_policy
 
 POLICY_FORMAT = "invarlock-policy-v1"
 LEAST_LEVEL = 1e-6
 """No sample of a size that anyone measures says anything at a smaller level."""
 # Checks of ours whose mode stands in their own limits, or that have none; all others are guards.
 METRIC_CHECKS = ("primary_metric", "drift", "tail")
-KNOWN_CHECKS = ("invariants", *METRIC_CHECKS)
+KNOWN_GUARDS = ("invariants", "spectral", "rmt", "variance")
+KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS)
 Mode = Literal["gate", "monitor"]
 Direction = Literal["non_inferiority", "equivalence"]
 
@@ -162,6 +164,7 @@ class DecisionPolicy:
 
     ``checks`` are the checks the tier demands of every compared subject, in order;
     ``modes`` says of each guard among them whether it gates or only monitors;
+    ``guards`` holds the limits of each guard that has some, as plain values;
     ``accuracy`` stands for ``primary_metric``'s limit where the plan's metric is accuracy;
     ``expectations`` maps ``(model, scenario)`` to what that scenario must show.
     """
@@ -170,6 +173,7 @@ class DecisionPolicy:
     profile: str
     checks: tuple[str, ...]
     modes: Mapping[str, Mode]
+    guards: Mapping[str, Mapping[str, Any]]
     primary_metric: MetricLimits
     accuracy: AccuracyLimits
     tail: TailLimits
@@ -198,6 +202,7 @@ class DecisionPolicy:
             "profile": self.profile,
             "checks": list(self.checks),
             "modes": dict(self.modes),
+            "guards": {name: dict(limits) for name, limits in self.guards.items()},
             "primary_metric": asdict(self.primary_metric),
             "accuracy": asdict(self.accuracy),
             "tail": asdict(self.tail),
@@ -244,11 +249,14 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
                 remedy="do not use this policy",
                 code="POLICY_MODE",
             )
+    for name, limits in document["guards"].items():
+        guard_policy(name, limits)
     return DecisionPolicy(
         tier=document["tier"],
         profile=document["profile"],
         checks=tuple(document["checks"]),
         modes=dict(document["modes"]),
+        guards={name: dict(limits) for name, limits in document["guards"].items()},
         primary_metric=MetricLimits(**document["primary_metric"]),
         accuracy=AccuracyLimits(**document["accuracy"]),
         tail=TailLimits(**document["tail"]),

@@ -29,6 +29,7 @@ from pytest_invarlock.policy.decision_policy import (
     Mode,
     TailLimits,
 )
+from pytest_invarlock.policy.guard_limits import POLICY_OF, overridden
 from pytest_invarlock.policy.presets import Preset, chosen_preset
 from pytest_invarlock.policy.tiers import Profile, load_profile, load_tier
 
@@ -165,13 +166,22 @@ def build_policy(
     tier = load_tier(named) if named else load_tier(str(value.get("tier", "balanced")), folder)
     metric: Mapping[str, Any] = value.get("primary_metric", {})
     floors: Mapping[str, Any] = value.get("floors", {})
+    given: Mapping[str, Mapping[str, Any]] = value.get("guards", {})
     modes: dict[str, Mode] = {
         **tier.modes,
-        **{name: guard["mode"] for name, guard in value.get("guards", {}).items()},
+        **{name: guard["mode"] for name, guard in given.items() if "mode" in guard},
+    }
+    guards = {
+        name: overridden(name, tier.guards.get(name, {}), given.get(name, {}), place="suite file")
+        for name in POLICY_OF
+        if name in tier.guards or name in given
     }
     provenance = dict(tier.provenance) | {f"drift.{key}": "preset" for key in band}
-    for block in ("primary_metric", "accuracy", "tail", "drift", "floors", "guards"):
+    for block in ("primary_metric", "accuracy", "tail", "drift", "floors"):
         provenance |= {f"{block}.{key}": "suite file" for key in value.get(block, {})}
+    provenance |= {
+        f"guards.{name}.{key}": "suite file" for name, block in given.items() for key in block
+    }
     if "bootstrap_replicates" in value:
         provenance["bootstrap_replicates"] = "suite file"
     if named:
@@ -183,6 +193,7 @@ def build_policy(
         profile=profile.name,
         checks=tier.checks,
         modes=modes,
+        guards=guards,
         primary_metric=MetricLimits(
             ratio_limit=float(metric.get("ratio_limit", tier.ratio_limit)),
             catastrophic_ratio=float(metric.get("catastrophic_ratio", tier.catastrophic_ratio)),

@@ -11,17 +11,18 @@ from pytest_invarlock.plan import EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.extended_document import as_word, name_of_file
+from pytest_invarlock.policy.guard_limits import POLICY_OF
 from pytest_invarlock.policy.presets import drift_band_of
 from pytest_invarlock.policy.schema_check import check_document
 from pytest_invarlock.policy.suite_scenarios import ScenarioEntry, located
 from pytest_invarlock.policy.tuned import check_clean, is_clean
-from pytest_invarlock.policy.unbuilt_guards import NOT_BUILT, note_of
 from pytest_invarlock.policy.yaml_document import load_yaml
 
 if TYPE_CHECKING:
     from pytest_invarlock.policy.yaml_document import YamlDocument
 
 _METRIC_OF_LOSS = {"causal": "ppl_causal", "mlm": "ppl_mlm", "seq2seq": "ppl_seq2seq"}
+_NOT_FOLLOWED = ("multiple_testing", "min_gain")
 _BLOCKS = ("dataset", "edit", "subject", "eval", "guards", "auto", "primary_metric", "output")
 
 
@@ -72,9 +73,9 @@ def suite_value(document: YamlDocument, folder: Path) -> dict[str, Any]:
     band = value.get("primary_metric", {}).get("drift_band")
     if band is not None:
         result["drift"] = {"band": drift_band_of(document, band)}
-    invariants = value.get("guards", {}).get("invariants", {})
-    if "mode" in invariants:
-        result["guards"] = {"invariants": {"mode": invariants["mode"]}}
+    guards = _guards(value)
+    if guards:
+        result["guards"] = guards
     return result
 
 
@@ -109,15 +110,9 @@ def only_scenario(document: YamlDocument, folder: Path) -> ScenarioEntry:
 
 def run_notes(value: Mapping[str, Any]) -> tuple[str, ...]:
     """What of a run configuration is accepted and not followed, for user and certificate."""
-    guards: Mapping[str, Any] = value.get("guards", {})
-    order: list[str] = guards.get("order", [])
     auto: Mapping[str, Any] = value.get("auto", {})
     output: Mapping[str, Any] = value.get("output", {})
-    notes = [note_of(name) for name in NOT_BUILT if name in order or name in guards]
-    if order and "invariants" not in order:
-        notes.append(
-            "guards.order leaves out invariants: what the tier demands is run all the same"
-        )
+    notes = _guard_notes(value.get("guards", {}))
     if auto.get("enabled") is False:
         notes.append("auto.enabled: limits are those of the tier all the same")
     if auto.get("probes"):
@@ -133,6 +128,32 @@ def run_notes(value: Mapping[str, Any]) -> tuple[str, ...]:
     if output.get("save_report") is False:
         notes.append("output.save_report: reports are written all the same")
     return tuple(notes)
+
+
+def _guard_notes(guards: Mapping[str, Any]) -> list[str]:
+    order: list[str] = guards.get("order", [])
+    left_out = [name for name in ("invariants", *POLICY_OF) if name not in order]
+    notes = []
+    if order and left_out:
+        notes.append(
+            f"guards.order leaves out {', '.join(left_out)}: what the tier demands is run all the "
+            "same"
+        )
+    if "multiple_testing" in guards.get("spectral", {}):
+        notes.append("guards.spectral.multiple_testing: weights have no sampling distribution")
+    if "min_gain" in guards.get("variance", {}):
+        notes.append("guards.variance.min_gain: min_effect_lognll is what a gain is held against")
+    return notes
+
+
+def _guards(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Modes and limits of the guards that the configuration gives some."""
+    given: Mapping[str, Any] = value.get("guards", {})
+    blocks = {
+        name: {key: limit for key, limit in given.get(name, {}).items() if key not in _NOT_FOLLOWED}
+        for name in ("invariants", *POLICY_OF)
+    }
+    return {name: block for name, block in blocks.items() if block}
 
 
 def _metric(document: YamlDocument) -> str | None:

@@ -11,16 +11,14 @@ from pytest_invarlock.plan import Description, EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.nearest import nearest
-from pytest_invarlock.policy.schema_check import dotted
 from pytest_invarlock.policy.tuned import check_clean, is_clean
-from pytest_invarlock.policy.unbuilt_guards import NOT_BUILT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_invarlock.policy.settings import Settings
-    from pytest_invarlock.policy.yaml_document import KeyPath, YamlDocument
+    from pytest_invarlock.policy.yaml_document import YamlDocument
 
 DEFAULT = "default"
 CATEGORY = {
@@ -149,7 +147,7 @@ def _entry(
             code="BAD_VALUE",
         )
     if detection and not detectors:
-        detectors = _meant_detector(document, at, entry)
+        detectors = _meant_detector(entry)
     expected = Expectation(
         category=entry.get("category", CATEGORY[strictness]),
         strictness=strictness,
@@ -173,18 +171,9 @@ def _runs(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple
     return tuple(sorted(seeds)) or tuple(range(runs or 0))
 
 
-def _meant_detector(
-    document: YamlDocument, at: KeyPath, entry: Mapping[str, Any]
-) -> dict[str, list[str]]:
+def _meant_detector(entry: Mapping[str, Any]) -> dict[str, list[str]]:
     """The scenario's primary guard as its detector; none where it names no guard."""
     guard: str | None = entry.get("primary_guard")
-    if guard in NOT_BUILT:
-        raise ConfigError(
-            f"{document.place((*at, 'primary_guard'))}: {dotted((*at, 'primary_guard'))}: "
-            f"guard {guard} is not built in this version, and no other detector is given",
-            remedy="give detectors: {any: [primary_metric]}",
-            code="GUARD_NOT_BUILT",
-        )
     return {} if guard is None else {"any": [guard]}
 
 

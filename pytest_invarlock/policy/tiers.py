@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import sha256_text
 from pytest_invarlock.policy.decision_policy import METRIC_CHECKS
+from pytest_invarlock.policy.guard_limits import POLICY_OF, guard_policy, without_mode
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.schema_check import check_document
@@ -25,13 +26,14 @@ class Tier:
     """Limits: which checks are demanded, in which mode, and how much change they allow.
 
     ``accuracy``, ``tail`` and ``drift`` hold the file's keys, which are the fields of
-    `AccuracyLimits`, `TailLimits` and `DriftLimits`. ``file_digest`` is ``sha256:`` of the YAML
-    file it was read from; None for a shipped one.
+    `AccuracyLimits`, `TailLimits` and `DriftLimits`; ``guards`` the limits of each guard with some.
+    ``file_digest`` is ``sha256:`` of the YAML file it was read from; None for a shipped one.
     """
 
     name: str
     checks: tuple[str, ...]
     modes: Mapping[str, Mode]
+    guards: Mapping[str, Mapping[str, Any]]
     ratio_limit: float
     catastrophic_ratio: float
     alpha: float
@@ -87,6 +89,7 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
         name=value["name"],
         checks=tuple(value["checks"]),
         modes={name: guard["mode"] for name, guard in value["guards"].items()},
+        guards=_guard_limits(document),
         ratio_limit=float(metric["ratio_limit"]),
         catastrophic_ratio=float(metric["catastrophic_ratio"]),
         alpha=float(metric["alpha"]),
@@ -99,6 +102,17 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
         provenance=dict(value["provenance"]),
         file_digest=None if is_shipped else sha256_text(Path(document.name).read_bytes()),
     )
+
+
+def _guard_limits(document: YamlDocument) -> dict[str, dict[str, Any]]:
+    limits = {
+        name: without_mode(block)
+        for name, block in document.value["guards"].items()
+        if name in POLICY_OF
+    }
+    for name, values in limits.items():
+        guard_policy(name, values, place=document.place(("guards", name)))
+    return limits
 
 
 def load_profile(reference: str) -> Profile:
@@ -131,6 +145,7 @@ def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
     shipped: dict[str, Any] = {
         "checks": list(tier.checks),
         **{f"guards.{name}.mode": mode for name, mode in tier.modes.items()},
+        **_stated_limits(tier.guards),
         **{f"primary_metric.{key}": getattr(tier, key) for key in metric},
         **{f"accuracy.{key}": value for key, value in tier.accuracy.items()},
         **{f"tail.{key}": value for key, value in tier.tail.items()},
@@ -148,6 +163,7 @@ def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
     stated: dict[str, Any] = {
         "checks": document["checks"],
         **{f"guards.{name}.mode": mode for name, mode in policy.modes.items()},
+        **_stated_limits(policy.guards),
         **{
             f"{block}.{key}": value
             for block in ("primary_metric", "accuracy", "tail", "drift", "floors")
@@ -160,6 +176,15 @@ def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
         for key in sorted(shipped)
         if stated.get(key) != shipped[key]
     ]
+
+
+def _stated_limits(guards: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every limit of every guard by its path, defaults among them."""
+    return {
+        f"guards.{name}.{key}": value
+        for name, limits in guards.items()
+        for key, value in asdict(guard_policy(name, limits)).items()
+    }
 
 
 def _load(folder: str, reference: str, what: str, base: Path | None = None) -> YamlDocument:

@@ -87,7 +87,7 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
             "windows": {
                 "seq_len": TOKENS + 1, "stride": TOKENS + 1, "preview_windows": N,
                 "final_windows": N, "max_windows_per_document": 8, "seed": 0,
-                "convention": "document",
+                "convention": "document", "guard_windows": 16,
             },
             "guards": ["invariants"], "metric": "ppl_causal", "device": "cpu", "dtype": "float32",
             "threads": 1, "determinism": "strict", "batch_tokens": 8192, "draw": 0,

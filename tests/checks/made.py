@@ -164,7 +164,8 @@ def policy(expectation: Expectation | None = None, **change: Any) -> DecisionPol
     stated: dict[str, Any] = {
         "tier": "balanced", "profile": "dev", "checks": ALL_CHECKS,
         "modes": {"invariants": "gate"}, "primary_metric": METRIC, "accuracy": ACCURACY,
-        "tail": TAIL, "drift": DRIFT, "floors": Floors(20, 10.0, None), "on_inconclusive": "fail",
+        "tail": TAIL, "drift": DRIFT, "guards": {}, "floors": Floors(20, 10.0, None),
+        "on_inconclusive": "fail",
         "expectations": {("m", "s"): expectation or Expectation("clean", Strictness.MUST_PASS)},
         "provenance": {},
     }  # fmt: skip

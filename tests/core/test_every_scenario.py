@@ -111,7 +111,13 @@ def test_a_control_computes_the_same_and_passes_as_whatever_kind(name: str, benc
     assert abs(np.exp(delta) - 1) < 1e-3
     for kind in (facts.kind, "any"):
         decision = decided(replace(facts, kind=kind))
-        assert decision.outcome is Outcome.PASS, decision.text
+        assert decision.expectation_met, decision.text
+        # That the weights are others is told, and is no failure.
+        spectral = decision.check("spectral")
+        told = (Outcome.PASS, "ok") if name == "noop" else (Outcome.WARN, "basis_changed")
+        assert (spectral.outcome, spectral.reason) == told
+        others = {check.outcome for check in decision.checks if check is not spectral}
+        assert others == {Outcome.PASS}, decision.text
 
 
 def test_an_identical_subject_passes_by_name(bench: Bench) -> None:

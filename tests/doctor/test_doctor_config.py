@@ -132,7 +132,9 @@ def test_a_good_file_tells_what_it_would_run(doctor: Any) -> None:
     assert resolution["dataset"] == {
         "provider": "pydoc", "readable": True, "documents": 246, "revision": None,
     }  # fmt: skip
-    assert document["policy"]["checks"] == ["invariants", "primary_metric", "drift", "tail"]
+    assert document["policy"]["checks"] == [
+        "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+    ]  # fmt: skip
     assert document["environment"]["device"] == "cpu"
 
 
@@ -241,7 +243,7 @@ def run_configuration(**blocks: str) -> str:
     return "".join(f"{key}: {value}\n" for key, value in {**head, **blocks}.items())
 
 
-def test_guards_that_are_not_built_and_keys_not_followed_are_told(doctor: Any) -> None:
+def test_keys_not_followed_are_told(doctor: Any) -> None:
     text = run_configuration(
         guards="{order: [invariants, spectral, rmt], spectral: {mode: monitor}}",
         auto="{probes: 3}",
@@ -250,14 +252,16 @@ def test_guards_that_are_not_built_and_keys_not_followed_are_told(doctor: Any) -
     status, document = doctor(text)
     assert status == 0
     assert document["config"] == {"file": "my.yaml", "kind": "run_configuration", "runs": True}
-    guards = [one for one in document["findings"] if one["code"] == "GUARD_NOT_BUILT"]
-    assert [(one["severity"], one["line"], one["key"]) for one in guards] == [
-        ("warning", 4, "guards.spectral"),
-        ("warning", 4, "guards.order"),
-    ]
     not_followed = [one["key"] for one in document["findings"] if one["code"] == "NOT_FOLLOWED"]
-    assert not_followed == ["auto.probes", "output.save_model"]
+    assert not_followed == ["guards.order", "auto.probes", "output.save_model"]
     assert document["resolution"]["out"] == "runs"
+
+
+def test_a_wrong_limit_of_a_guard_is_an_error_at_its_place(doctor: Any) -> None:
+    status, document = doctor(run_configuration(guards="{rmt: {margin: 0}}"))
+    assert status == 1
+    wrong = found(document, "GUARD_LIMITS")
+    assert place(wrong) == ("my.yaml", 4, "guards.rmt.margin")
 
 
 def test_windows_beyond_the_context(doctor: Any) -> None:

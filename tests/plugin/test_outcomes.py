@@ -57,7 +57,7 @@ def test_a_clean_run_passes_everywhere(repository):
         repository.suite("noop", "rtn", "explosion"), "--junitxml=junit.xml", "-v"
     )
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=16)
     assert repository.verdict()["verdict"] == "PASS"
     result.stdout.fnmatch_lines(["*::builtin:llama::explosion::detected PASSED*"])
     suite = ElementTree.parse(repository.path / "junit.xml").getroot().find("testsuite")
@@ -125,7 +125,7 @@ def test_on_inconclusive_xfail_softens_items_and_verdict_but_not_the_file(reposi
     suite = repository.suite("rtn", head=head)
     result = repository.run(suite, "--invarlock-on-inconclusive=xfail")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=3, xfailed=2)
+    result.assert_outcomes(passed=6, xfailed=2)
     assert repository.verdict()["verdict"] == "INCONCLUSIVE"
 
 
@@ -138,7 +138,7 @@ def test_the_verdict_testcase_never_lingers_in_the_last_failed_cache(repository)
 
 def test_repeats_judge_every_draw(repository):
     result = repository.run(repository.suite("rtn"), "--invarlock-repeats=2")
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=8)
     verdict = repository.verdict()
     assert [entry["draw"] for entry in verdict["decisions"]] == [0, 1]
     assert verdict["decisions"][0]["facts_digest"] != verdict["decisions"][1]["facts_digest"]

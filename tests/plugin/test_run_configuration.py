@@ -54,7 +54,7 @@ output:
 # All that may differ: which model, and whose data.
 MINIMAL = VERBATIM.replace("<set-your-model-id>", "builtin:gpt2").replace("wikitext2", "pydoc")
 VERBATIM_SHA256 = "14f4b05eb803a03cddab45629b7c2da1e2f879d903e393a8560995a57ca6f6f9"
-CHECKS = ("invariants", "primary_metric", "drift", "tail")
+CHECKS = ("invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail")
 
 
 @pytest.fixture(params=["config.yaml"])
@@ -85,22 +85,26 @@ def test_the_minimal_configuration_runs_as_it_stands(repository, named):
     assert [windows[key] for key in ("seq_len", "stride", "preview_windows", "final_windows")] == [
         512, 512, 64, 64,
     ]  # fmt: skip
-    for guard in ("spectral", "rmt", "variance"):
-        assert told["guards"][guard] == {"status": "not_built"}
-        result.stdout.fnmatch_lines([f"*guard {guard}: not built in this version*"])
+    assert "not built" not in result.stdout.str()
+    assert len(told["guards"]["spectral"]["changes"]) > 0
+    for guard in ("rmt", "variance"):
+        assert told["guards"][guard]["n_branches_compared"] > 0
+        assert told["guards"][guard]["n_windows"] == 16
     assert told["guards"]["invariants"]["missing"] == []
     unused = "dataset.split: provider pydoc has no splits: validation is not used"
     assert unused in told["dataset"]["notes"]
     result.stdout.fnmatch_lines([f"*{unused}*"])
-    # The three have no item: what is collected is what the tier demands.
-    assert len([line for line in result.outlines if " PASSED" in line and "::" in line]) == 5
+    # One item for each check that the tier demands, and the verdict.
+    assert len([line for line in result.outlines if " PASSED" in line and "::" in line]) == 8
 
 
-def test_a_suite_without_them_states_no_unbuilt_guard(repository):
+def test_a_suite_that_names_no_guard_has_those_of_its_tier(repository):
     repository.suite("noop")
     assert repository.run("small.invarlock.yaml").ret == pytest.ExitCode.OK
     (certificate,) = repository.latest.glob("reports/*/noop/run_0/evaluation.report.json")
-    assert list(json.loads(certificate.read_text())["guards"]) == ["invariants"]
+    assert list(json.loads(certificate.read_text())["guards"]) == [
+        "invariants", "rmt", "spectral", "variance",
+    ]  # fmt: skip
 
 
 def test_the_suite_option_takes_it_and_out_beats_its_folder(repository, named):

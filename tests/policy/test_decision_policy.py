@@ -26,6 +26,7 @@ from pytest_invarlock.policy.decision_policy import (
     policies_by_scenario,
     policy_from_document,
 )
+from pytest_invarlock.policy.guard_limits import POLICY_OF
 from pytest_invarlock.policy.resources import schema
 
 PROPERTY = settings(deadline=None, max_examples=60, database=None, derandomize=True)
@@ -42,7 +43,17 @@ POLICIES = st.builds(
     tier=NAMES,
     profile=NAMES,
     checks=st.sampled_from([KNOWN_CHECKS, ("invariants", "primary_metric")]),
-    modes=st.sampled_from([{"invariants": "gate"}, {"invariants": "monitor"}]),
+    modes=st.sampled_from(
+        [dict.fromkeys(("invariants", *POLICY_OF), mode) for mode in ("gate", "monitor")]
+    ),
+    guards=st.fixed_dictionaries(
+        {},
+        optional={
+            "spectral": st.fixed_dictionaries({"max_caps": st.integers(0, 9)}),
+            "rmt": st.fixed_dictionaries({"error": st.floats(0.01, 2)}),
+            "variance": st.fixed_dictionaries({"tap": st.sampled_from(["down", ["down", "o"]])}),
+        },
+    ),
     primary_metric=st.builds(
         MetricLimits,
         ratio_limit=st.floats(1.001, 3),
@@ -89,6 +100,7 @@ POLICY = DecisionPolicy(
     profile="dev",
     checks=("invariants", "primary_metric"),
     modes={"invariants": "gate"},
+    guards={"rmt": {"error": 0.1}},
     primary_metric=MetricLimits(1.1, 2.0, 0.05, 0.04, 999),
     accuracy=AccuracyLimits(1.0, 200),
     tail=TailLimits(0.69, 0.001, 0.02, 0.05, 0.05, 100, 59, 0.2, "gate"),
@@ -158,7 +170,7 @@ def test_the_digest_does_not_depend_on_the_order_of_expectations() -> None:
 def test_the_digest_is_stable_across_versions() -> None:
     # A change here orphans every policy digest people have pinned: bump POLICY_FORMAT with it.
     assert digest(POLICY.document()) == (
-        "sha256:c90cf7d9fef2854128503156ccd43b3b3243d5807c64e4cf3573af6720fd2c6a"
+        "sha256:a9ad71f68e48077165d7740c4c0ab556db30a99497b90aa1dec9225031198044"
     )
 
 

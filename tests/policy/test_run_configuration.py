@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from invarlock_guards.judge.spectral_policy import SpectralPolicy
+from invarlock_guards.judge.variance_policy import VariancePolicy
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
@@ -90,9 +92,13 @@ def test_the_loss_says_the_metric(tmp_path: Path, block: str, metric: str) -> No
 @pytest.mark.parametrize(
     ("block", "note"),
     [
-        ("guards: {order: [invariants, rmt]}", "guard rmt: not built in this version"),
-        ("guards: {variance: {tap: x}}", "guard variance: not built in this version"),
-        ("guards: {order: [rmt]}", "guards.order leaves out invariants"),
+        (
+            "guards: {order: [invariants, rmt]}",
+            "guards.order leaves out spectral, variance: what the tier demands is run all the same",
+        ),
+        ("guards: {order: [rmt]}", "guards.order leaves out invariants, spectral, variance"),
+        ("guards: {variance: {min_gain: 0.1}}", "guards.variance.min_gain: min_effect_lognll"),
+        ("guards: {spectral: {multiple_testing: {m: 4}}}", "guards.spectral.multiple_testing"),
         ("auto: {enabled: false}", "auto.enabled: limits are those of the tier"),
         ("auto: {probes: 3}", "auto.probes: not built in this version"),
         ("auto: {target_pm_ratio: 2.0}", "auto.target_pm_ratio: limits come from"),
@@ -104,6 +110,31 @@ def test_the_loss_says_the_metric(tmp_path: Path, block: str, metric: str) -> No
 )
 def test_what_is_not_followed_is_noted(tmp_path: Path, block: str, note: str) -> None:
     assert any(note in text for text in load(tmp_path, f"{EDIT}{block}\n").notes)
+
+
+def test_modes_and_limits_of_guards_are_followed(tmp_path: Path) -> None:
+    block = (
+        "guards:\n"
+        "  order: [invariants, spectral, rmt, variance, invariants]\n"
+        "  spectral: {mode: monitor, family_caps: {ffn: {kappa: 2.25}}}\n"
+        "  variance: {tap: 'post mlp.c_proj (pre-residual)', min_gain: 0.1, discovery: "
+        "{deadband: 0.07}, gating: {sided: two-sided, min_effect_lognll: 0.5}}\n"
+    )
+    loaded = load(tmp_path, EDIT + block)
+    assert loaded.policy.modes["spectral"] == "monitor"
+    assert loaded.policy.modes["variance"] == "gate"
+    caps = loaded.policy.guards["spectral"]["family_caps"]
+    assert SpectralPolicy.from_mapping({"family_caps": caps}).family_caps["ffn"] == 2.25
+    variance = VariancePolicy.from_mapping(loaded.policy.guards["variance"])
+    assert (variance.tap, variance.deadband) == (("down",), 0.07)
+    assert (variance.min_effect_lognll, variance.predictive_one_sided) == (0.5, False)
+    assert not [note for note in loaded.notes if "order" in note]
+
+
+def test_a_wrong_limit_of_a_guard_names_file_line_and_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.yaml:5: guards\.variance\.tap: ") as caught:
+        load(tmp_path, f"{EDIT}guards:\n  variance: {{tap: x}}\n")
+    assert caught.value.code == "GUARD_LIMITS"
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,11 @@ def test_a_suite_file_comes_to_pairs_times_scenarios(tmp_path: Path) -> None:
 
 
 def test_node_ids_of_a_file_start_with_its_path_below_the_root(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD).node_ids()[:6] == [
+    assert load(tmp_path, GOOD).node_ids()[:9] == [
         "my.invarlock.yaml::builtin:llama::same::invariants",
+        "my.invarlock.yaml::builtin:llama::same::spectral",
+        "my.invarlock.yaml::builtin:llama::same::rmt",
+        "my.invarlock.yaml::builtin:llama::same::variance",
         "my.invarlock.yaml::builtin:llama::same::primary_metric",
         "my.invarlock.yaml::builtin:llama::same::drift",
         "my.invarlock.yaml::builtin:llama::same::tail",
@@ -198,7 +201,7 @@ def test_node_ids_of_a_file_start_with_its_path_below_the_root(tmp_path: Path) -
 
 def test_node_ids_of_demo() -> None:
     ids = load_suite("demo", settings(), Path.cwd()).node_ids()
-    assert len(ids) == 2 * (3 * 4 + 3)
+    assert len(ids) == 2 * (3 * 7 + 3)
     assert ids[0] == "invarlock/demo::builtin:llama::noop::invariants"
     assert "invarlock/demo::builtin:gpt2::nan_injection::detected" in ids
     assert len(set(ids)) == len(ids)
@@ -266,7 +269,7 @@ def test_compared_subjects_are_named_by_their_last_component(tmp_path: Path) -> 
     assert suite.node_ids()[0] == "invarlock/compare::gpt2-abc::int8::invariants"
     assert [scenario.subject for scenario in suite.scenarios] == subjects
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == (
-        "invariants", "primary_metric", "drift", "tail",
+        "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.decision_policy import Floors
+from pytest_invarlock.policy.guard_limits import POLICY_OF
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.settings import Settings
@@ -24,6 +25,7 @@ OWN = "name: mine"
 LIMITS = {"conservative": 1.05, "balanced": 1.10, "aggressive": 1.20}
 DROPS_PP = {"conservative": 0.5, "balanced": 1.0, "aggressive": 2.0}
 QUANTILES = {"conservative": 0.12, "balanced": 0.20, "aggressive": 0.30}
+CHECKS = ("invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail")
 # preview, final, guard calibration, B, documents, effective, token floor enforced, determinism
 PROFILES = {
     "dev": (64, 64, 32, 999, 20, 10.0, False, "throughput"),
@@ -73,7 +75,7 @@ def test_limits_of_the_shipped_tiers(name: str) -> None:
     assert tier.ratio_limit == LIMITS[name]
     assert tier.catastrophic_ratio == 2.0
     assert (tier.alpha, tier.bootstrap_alpha) == (0.05, 0.04)
-    assert tier.checks == ("invariants", "primary_metric", "drift", "tail")
+    assert tier.checks == CHECKS
     assert tier.direction == "non_inferiority"
     assert tier.accuracy == {"drop_limit_pp": DROPS_PP[name], "min_examples": 200}
     assert tier.tail == {
@@ -82,7 +84,7 @@ def test_limits_of_the_shipped_tiers(name: str) -> None:
         "quantile_max": QUANTILES[name], "mode": "gate",
     }  # fmt: skip
     assert tier.drift == {"band": 1.05, "fail_alpha": 0.01, "warn_alpha": 0.05, "mode": "gate"}
-    assert tier.modes == {"invariants": "gate"}
+    assert tier.modes == dict.fromkeys(("invariants", *POLICY_OF), "gate")
     assert "primary_metric.ratio_limit" in tier.provenance
 
 
@@ -93,6 +95,11 @@ def test_every_threshold_of_a_shipped_tier_says_where_it_comes_from(name: str) -
         f"{block}.{key}"
         for block in ("primary_metric", "accuracy", "tail", "drift")
         for key in value[block]
+        if key != "mode"
+    } | {
+        f"guards.{guard}.{key}"
+        for guard, limits in value["guards"].items()
+        for key in limits
         if key != "mode"
     }
     assert stated | {"token_floor"} == set(value["provenance"])
@@ -152,7 +159,9 @@ def test_differences_from_the_shipped_tier_are_all_told() -> None:
     plain = build_policy({"profile": "ci"}, Settings({}), {})
     assert shipped_differences(plain) == []
     lax = replace(
-        plain, checks=("invariants", "primary_metric"), modes={"invariants": "monitor"},
+        plain, checks=("invariants", "primary_metric"),
+        modes={**plain.modes, "invariants": "monitor"},
+        guards={**plain.guards, "rmt": {**plain.guards["rmt"], "edge_of_change": 9.0}},
         primary_metric=replace(plain.primary_metric, ratio_limit=9.0, bootstrap_replicates=199),
         drift=replace(plain.drift, band=1.9), floors=Floors(2, 1.0, None),
     )  # fmt: skip
@@ -161,7 +170,7 @@ def test_differences_from_the_shipped_tier_are_all_told() -> None:
     assert [line.split()[0] for line in told] == [
         "bootstrap_replicates", "checks", "drift.band", "floors.documents",
         "floors.effective_documents", "floors.tokens", "guards.invariants.mode",
-        "primary_metric.ratio_limit",
+        "guards.rmt.edge_of_change", "primary_metric.ratio_limit",
     ]  # fmt: skip
     assert "primary_metric.ratio_limit 9.0 (shipped: 1.1)" in told
     assert shipped_differences(replace(plain, tier="mine")) is None

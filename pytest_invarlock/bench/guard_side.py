@@ -1,0 +1,127 @@
+"""What the guards see of a pair: the baseline's branches beforehand, then a subject beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from invarlock_guards.measure.forced_branches import compare_branches, record_branches
+from invarlock_guards.measure.invariants import measure_invariants
+from invarlock_guards.measure.rmt import measure_rmt
+from invarlock_guards.measure.spectral import measure_models
+from invarlock_guards.measure.variance import measure_variance
+from invarlock_guards.measure.watched_forward import BranchError
+
+from pytest_invarlock.bench.draws import batch_shape
+from pytest_invarlock.metrics.batches import make_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from invarlock_guards.contract import GuardEvidence
+    from invarlock_guards.measure.forced_branches import BranchRecord
+    from invarlock_guards.measure.invariants import ModelStructure
+    from invarlock_guards.measure.watched_forward import Batch
+
+    from pytest_invarlock.adapters import LoadedModel
+    from pytest_invarlock.bench.subject import Subject
+    from pytest_invarlock.data import WindowSet
+    from pytest_invarlock.plan import MeasurementPlan
+
+ACTIVATIONS = ("rmt", "variance")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RecordedBaseline:
+    """The baseline's branches on the guards' windows; ``record`` is None where no guard asks."""
+
+    batches: Sequence[Batch]
+    record: BranchRecord | None
+
+
+def record_baseline(
+    baseline: LoadedModel, windows: WindowSet, plan: MeasurementPlan
+) -> RecordedBaseline:
+    """One pass of the baseline over the guards' windows, before any edit can change it.
+
+    Windows that were given ready-made bring none: then those of the preview are taken, on which
+    no verdict rests.
+    """
+    if not set(ACTIVATIONS) & set(plan.guards):
+        return RecordedBaseline((), None)
+    chosen = windows.calibration or windows.preview[: plan.windows.guard_windows]
+    shape = batch_shape(baseline, plan.batch_tokens, windows.reading)
+    batches = [
+        {**batch.inputs, **batch.options}
+        for batch in make_batches(chosen, shape, device=baseline.device)
+    ]
+    return RecordedBaseline(batches, record_branches(baseline.model, batches))
+
+
+def guard_evidence(
+    baseline: LoadedModel,
+    structure: ModelStructure,
+    recorded: RecordedBaseline,
+    subject: Subject,
+    guards: Sequence[str],
+    *,
+    reads_alike: bool,
+) -> dict[str, GuardEvidence]:
+    """The evidence of ``guards`` on ``subject``, by name, as the record holds it.
+
+    Weights are compared whatever a subject reads; its activations only where it ``reads_alike``,
+    that is, the baseline's windows as the baseline does.
+    What could not be measured is ``{"not_evaluated": reason}``, which no policy lets pass.
+    """
+    evidence: dict[str, GuardEvidence] = {
+        "invariants": measure_invariants(structure, subject.structure)
+    }
+    others = [name for name in guards if name != "invariants"]
+    if subject.load_failure is not None:
+        return evidence | {name: {"not_evaluated": subject.load_failure} for name in others}
+    if not others:
+        return evidence
+    spectral = _weights(baseline, subject)
+    if recorded.record is None:
+        return evidence | {"spectral": spectral}
+    activations = (
+        _activations(recorded.batches, recorded.record, subject, spectral)
+        if reads_alike
+        else _unread("the subject does not read the baseline's windows as the baseline does")
+    )
+    measured = {"spectral": spectral, **activations}
+    return evidence | {name: measured[name] for name in others}
+
+
+def _weights(baseline: LoadedModel, subject: Subject) -> GuardEvidence:
+    before = subject.weights_before
+    if before is None:
+        before = dict(baseline.model.named_parameters())
+    return measure_models(baseline.model, before, dict(subject.loaded.model.named_parameters()))
+
+
+def _activations(
+    batches: Sequence[Batch], record: BranchRecord, subject: Subject, spectral: GuardEvidence
+) -> dict[str, GuardEvidence]:
+    try:
+        compared = compare_branches(subject.loaded.model, batches, record)
+    except BranchError as error:
+        return _unread(str(error))
+    return {
+        "rmt": measure_rmt(compared, _edges(spectral)),
+        # Edges are the other guard's.
+        "variance": measure_variance({**compared, "sites": []}),
+    }
+
+
+def _unread(reason: str) -> dict[str, GuardEvidence]:
+    return {name: {"not_evaluated": reason} for name in ACTIVATIONS}
+
+
+def _edges(spectral: Mapping[str, Any]) -> dict[str, float | None]:
+    """How structured each matrix's change is, the rows' and columns' sizes made alike."""
+    return {
+        change["name"]: change["balanced_edge"]
+        for change in spectral["changes"]
+        if change["type"] == "matrix"
+    }
