@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -23,6 +24,16 @@ CONTEXT = 128
 
 class ModelFactory(Protocol):
     def __call__(self, kind: str, **config: Any) -> PreTrainedModel: ...
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """No test leaves gradients off for those that follow in its process."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        pytest.fail("gradients are off after this test")
 
 
 def random_text(seed: int, words: int) -> str:

@@ -10,12 +10,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+# pytester forgets modules that a session imported; torch cannot be imported twice.
+import torch  # noqa: F401
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+import pytest_invarlock.core.engine
+import pytest_invarlock.core.runner
+import pytest_invarlock.evidence.run_pack
+import pytest_invarlock.lending  # noqa: F401
 from pytest_invarlock.cli import main
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.run_commands import suite_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SUITE = """\
 name: small
@@ -60,6 +72,35 @@ def command(
 
 def invarlock(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return command(folder, "pytest_invarlock", *arguments, **env)
+
+
+@pytest.fixture
+def become(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs what a command hands on to pytest in this process, in the folder of ``pytester``."""
+    for name in list(os.environ):
+        if name.startswith(("INVARLOCK_", "PACK_", "CI", "PYTEST_ADDOPTS", "GITHUB_STEP")):
+            monkeypatch.delenv(name)
+    home = pytester.path.parent / f"{pytester.path.name}-home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+
+    class Become(BaseException):
+        pass
+
+    def execv(path: str, command: list[str]) -> None:
+        raise Become(path, command)
+
+    def run(*arguments: str) -> pytest.RunResult:
+        with monkeypatch.context() as patched:
+            patched.setattr("os.execv", execv)
+            with pytest.raises(Become) as caught:
+                main(list(arguments))
+        path, command = caught.value.args
+        assert path == sys.executable
+        assert command[:4] == [sys.executable, "-P", "-m", "pytest"]
+        return pytester.runpytest_inprocess(*command[4:])
+
+    return run
 
 
 def collected(result: subprocess.CompletedProcess[str]) -> list[str]:
@@ -238,34 +279,74 @@ def test_an_interrupt_ends_in_pytests_status(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_a_run_passes_fails_and_is_narrowed_as_pytests(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text(SUITE + NOOP + PRUNED)
-    failed = invarlock(tmp_path, "run", "-c", "my.yaml", "--out", "there", "--", *PLAIN)
-    assert failed.returncode == 1, failed.stdout + failed.stderr
-    verdict = json.loads((tmp_path / "there" / "latest" / "final_verdict.json").read_text())
+@pytest.fixture(scope="module")
+def failed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A finished run of a process of its own, its folder, and in it the modules that it loaded."""
+    folder = tmp_path_factory.mktemp("failed")
+    (folder / "my.yaml").write_text(SUITE + NOOP + PRUNED)
+    (folder / "conftest.py").write_text(
+        "import json, pathlib, sys\n"
+        "def pytest_unconfigure():\n"
+        "    pathlib.Path('modules.json').write_text(json.dumps(list(sys.modules)))\n"
+    )
+    return folder, invarlock(folder, "run", "-c", "my.yaml", "--out", "there", "--", *PLAIN)
+
+
+def test_a_failing_run_ends_in_pytests_status(
+    failed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, result = failed
+    assert result.returncode == 1, result.stdout + result.stderr
+    verdict = json.loads((folder / "there" / "latest" / "final_verdict.json").read_text())
     assert verdict["verdict"] == "FAIL"
-    narrowed = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "noop")
-    assert narrowed.returncode == 0, narrowed.stdout
-    assert "7 passed" in narrowed.stdout
-    nothing = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "nothing")
+
+
+def test_a_run_without_a_sweep_writes_none_and_loads_no_plotting(
+    failed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, result = failed
+    loaded = json.loads((folder / "modules.json").read_text())
+    assert "torch" in loaded
+    assert "matplotlib" not in loaded
+    assert "dose-response" not in result.stdout
+    assert (folder / "there" / "latest" / "final_verdict.json").is_file()
+    assert not (folder / "there" / "latest" / "sweeps").exists()
+
+
+def test_a_run_passes_and_is_narrowed_as_pytests(
+    pytester: pytest.Pytester, become: Callable[..., Any]
+) -> None:
+    (pytester.path / "my.yaml").write_text(SUITE + NOOP + PRUNED)
+    narrowed = become("run", "-c", "my.yaml", "--", *PLAIN, "-k", "noop")
+    assert narrowed.ret == 0, narrowed.stdout.str()
+    assert "7 passed" in narrowed.stdout.str()
+    nothing = invarlock(pytester.path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "nothing")
     assert nothing.returncode == 5
 
 
-def test_the_seeds_run_configuration(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(RUN_CONFIGURATION)
-    result = invarlock(tmp_path, "run", "-c", "config.yaml", "--", *PLAIN)
-    assert result.returncode == 0, result.stdout + result.stderr
-    verdict = json.loads((tmp_path / "runs" / "latest" / "final_verdict.json").read_text())
+def test_the_seeds_run_configuration(pytester: pytest.Pytester, become: Callable[..., Any]) -> None:
+    (pytester.path / "config.yaml").write_text(RUN_CONFIGURATION)
+    command = ("run", "-c", "config.yaml", "--", *PLAIN)
+    ids = collected(invarlock(pytester.path, *command, "--co"))
+    assert {line.rpartition("::")[0] for line in ids} == {"config.yaml::builtin:gpt2::quant_rtn"}
+    result = become(*command)
+    assert result.ret == 0, result.stdout.str()
+    verdict = json.loads((pytester.path / "runs" / "latest" / "final_verdict.json").read_text())
     assert verdict["verdict"] == "PASS"
 
 
-def test_certify_compares_and_passes_its_options_on(tmp_path: Path) -> None:
-    (tmp_path / "test_other.py").write_text("def test_other(): raise AssertionError\n")
+def test_certify_compares_and_passes_its_options_on(
+    pytester: pytest.Pytester, become: Callable[..., Any]
+) -> None:
+    folder = pytester.path
+    (folder / "test_other.py").write_text("def test_other(): raise AssertionError\n")
     given = [
         "--baseline", "builtin:llama", "--subject", "builtin:llama", "--subject", "builtin:gpt2",
         "--adapter", "hf_causal", "--profile", "dev", "--tier", "conservative",
     ]  # fmt: skip
-    ids = collected(invarlock(tmp_path, "certify", *given, "--", "--co", *PLAIN))
+    ids = collected(invarlock(folder, "certify", *given, "--", "--co", *PLAIN))
     heads = {line.rpartition("::")[0] for line in ids}
     assert heads == {
         "invarlock/compare::builtin:llama::builtin:llama",
@@ -273,11 +354,9 @@ def test_certify_compares_and_passes_its_options_on(tmp_path: Path) -> None:
     }
     small = ["--invarlock-preview-windows=24", "--invarlock-final-windows=24",
              "--invarlock-seq-len=64", "--invarlock-dataset=pydoc"]  # fmt: skip
-    result = invarlock(
-        tmp_path, "certify", *given[:4], *given[6:], "--out", "o", "--", *PLAIN, *small
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    (plan,) = (tmp_path / "o" / "latest" / "evidence_pack").glob("metadata/policy.json")
+    result = become("certify", *given[:4], *given[6:], "--out", "o", "--", *PLAIN, *small)
+    assert result.ret == 0, result.stdout.str()
+    (plan,) = (folder / "o" / "latest" / "evidence_pack").glob("metadata/policy.json")
     assert '"tier": "conservative"' in plan.read_text()
 
 

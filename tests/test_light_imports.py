@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,38 @@ with open(sys.argv[1], "w") as stream:
 sys.exit(int(status))
 """
 BLOCK = "import sys; sys.modules.update(dict.fromkeys({names!r}))\n"
+MODULES = (
+    "invarlock_guards",
+    "invarlock_guards.contract",
+    "invarlock_guards.judge.invariants",
+    "invarlock_guards.judge.rmt",
+    "invarlock_guards.judge.spectral",
+    "invarlock_guards.judge.variance",
+    "pytest_invarlock.certificate",
+    "pytest_invarlock.core.api",
+    "pytest_invarlock.core.exceptions",
+    "pytest_invarlock.decide",
+    "pytest_invarlock.evidence.rederive",
+    "pytest_invarlock.evidence.run_pack",
+    "pytest_invarlock.evidence.verify",
+    "pytest_invarlock.run_summary",
+    "pytest_invarlock.verdict",
+)
+# Imports each of its arguments with none of our modules loaded; prints how each of them ended.
+IMPORT_EACH = """
+import importlib, json, traceback
+ended = {}
+for module in sys.argv[1:]:
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("pytest_invarlock", "invarlock_guards"):
+            del sys.modules[name]
+    try:
+        importlib.import_module(module)
+        ended[module] = ""
+    except BaseException:
+        ended[module] = traceback.format_exc()
+print(json.dumps(ended))
+"""
 # Only our plugin and pytest's own: what others load is not ours to answer for.
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 OURS = ("-p", "pytest_invarlock.plugin")
@@ -49,27 +82,40 @@ def run_pytest(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProce
     return result, {name.partition(".")[0] for name in json.loads(modules.read_text())}
 
 
-@pytest.fixture
-def strangers_tests(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
+def strangers(parent: Path) -> Path:
+    folder = parent / "project"
     folder.mkdir()
     (folder / "test_one.py").write_text("def test_one():\n    pass\n")
     return folder
 
 
-def test_a_run_that_is_not_ours_loads_nothing_heavy(strangers_tests: Path) -> None:
-    result, loaded = run_pytest(strangers_tests, "-q")
+@pytest.fixture
+def strangers_tests(tmp_path: Path) -> Path:
+    return strangers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def not_ours(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[subprocess.CompletedProcess[str], set[str], list[str]]:
+    """A run of a stranger's tests: its process, what it loaded, and the files there after it."""
+    folder = strangers(tmp_path_factory.mktemp("stranger"))
+    result, loaded = run_pytest(folder, "-q", "-p", "no:cacheprovider")
+    return result, loaded, [path.name for path in folder.rglob("*")]
+
+
+def test_a_run_that_is_not_ours_loads_nothing_heavy(not_ours: Any) -> None:
+    result, loaded, _ = not_ours
     assert result.returncode == 0, result.stdout + result.stderr
     assert not loaded & {*HEAVY, *ALSO_HEAVY}
 
 
-def test_a_run_that_is_not_ours_writes_no_file(strangers_tests: Path) -> None:
-    run_pytest(strangers_tests, "-q", "-p", "no:cacheprovider")
-    assert [path.name for path in strangers_tests.rglob("*")] == ["test_one.py"]
+def test_a_run_that_is_not_ours_writes_no_file(not_ours: Any) -> None:
+    assert not_ours[2] == ["test_one.py"]
 
 
-def test_a_run_that_is_not_ours_prints_nothing_of_ours(strangers_tests: Path) -> None:
-    quiet, _ = run_pytest(strangers_tests, "-q")
+def test_a_run_that_is_not_ours_prints_nothing_of_ours(not_ours: Any) -> None:
+    quiet = not_ours[0]
     assert "invarlock" not in quiet.stdout + quiet.stderr
     assert quiet.stdout.splitlines()[0].split() == [".", "[100%]"]
 
@@ -88,29 +134,22 @@ def test_collecting_a_suite_needs_no_model_and_nothing_heavy(strangers_tests: Pa
     assert not loaded & set(HEAVY)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "invarlock_guards",
-        "invarlock_guards.contract",
-        "invarlock_guards.judge.invariants",
-        "invarlock_guards.judge.rmt",
-        "invarlock_guards.judge.spectral",
-        "invarlock_guards.judge.variance",
-        "pytest_invarlock.certificate",
-        "pytest_invarlock.core.api",
-        "pytest_invarlock.core.exceptions",
-        "pytest_invarlock.decide",
-        "pytest_invarlock.evidence.rederive",
-        "pytest_invarlock.evidence.run_pack",
-        "pytest_invarlock.evidence.verify",
-        "pytest_invarlock.run_summary",
-        "pytest_invarlock.verdict",
-    ],
-)
-def test_imports_without_torch(module: str, tmp_path: Path) -> None:
-    result = python(BLOCK.format(names=ABSENT_FOR_VERIFY) + f"import {module}", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By module, how importing it ended where no torch is; "" is well.
+
+    Nothing of ours was loaded before any of them.
+    """
+    code = BLOCK.format(names=ABSENT_FOR_VERIFY) + IMPORT_EACH
+    result = python(code, *MODULES, cwd=tmp_path_factory.mktemp("imported"))
     assert result.returncode == 0, result.stderr
+    found: dict[str, str] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_without_torch(module: str, imported: dict[str, str]) -> None:
+    assert imported[module] == ""
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["--version"]])

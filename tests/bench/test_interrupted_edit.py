@@ -113,7 +113,7 @@ def where_edits_happen(frame: FrameType) -> bool:
 
 def traced(bench: Bench, spec: EditSpec, interruption: Interruption) -> bool:
     """Whether ``interruption`` struck while ``spec`` was applied and undone."""
-    before = sys.gettrace()
+    before, gradients = sys.gettrace(), torch.is_grad_enabled()
     sys.settrace(interruption)
     try:
         with bench.edited(spec):
@@ -122,6 +122,8 @@ def traced(bench: Bench, spec: EditSpec, interruption: Interruption) -> bool:
         return True
     finally:
         sys.settrace(before)
+        # Struck between its last line and its exit, a ``with no_grad()`` is never left.
+        torch.set_grad_enabled(gradients)
     return False
 
 

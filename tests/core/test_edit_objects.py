@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+
 import pytest
 import torch
 from invarlock_guards import InvariantsGuard
@@ -63,9 +66,23 @@ def batches():
     return [{"input_ids": [w.tokens.tolist()]} for w in (*windows.preview, *windows.final)]
 
 
+@pytest.fixture(scope="module")
+def shipped():
+    loaded = HF_Auto_Adapter().load_model("builtin:llama", device="cpu")
+    before, structure = tensor_digests(loaded), ModelStructure.of(loaded)
+    yield loaded
+    assert tensor_digests(loaded) == before
+    assert ModelStructure.of(loaded) == structure
+
+
 @pytest.fixture
-def model():
-    return HF_Auto_Adapter().load_model("builtin:llama", device="cpu")
+def model(shipped):
+    return copy.deepcopy(shipped)
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
 def execute(model, adapter, edit, batches, **config):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ from pytest_invarlock.policy.edit_names import declared_kind, kind_of
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Setting, Settings
 from pytest_invarlock.records import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MODEL = "builtin:llama"
 NEEDED: dict[str, dict[str, Any]] = {
@@ -73,6 +77,19 @@ def facts_of(bench: Bench, scenario: Scenario) -> Facts:
     return measure(bench.pair, scenario, bench.plan, bench=bench).facts
 
 
+@pytest.fixture(scope="module")
+def facts_by_name(bench: Bench, before: dict[str, str]) -> Callable[[str], Facts]:
+    """The facts of each edit as it is by default, which left the resident model alone."""
+
+    @cache
+    def measured(name: str) -> Facts:
+        facts = facts_of(bench, scenario_of(name))
+        assert_untouched(bench, before)
+        return facts
+
+    return measured
+
+
 def decided(facts: Facts) -> Decision:
     settings = Settings(
         {"tier": Setting(("balanced",), "test"), "profile": Setting(("dev",), "test")}
@@ -87,9 +104,10 @@ def assert_untouched(bench: Bench, before: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in EDITS if name not in NO_TARGET])
-def test_it_is_measured_whole_and_undone(name: str, bench: Bench, before: dict[str, str]) -> None:
-    scenario = scenario_of(name)
-    facts = facts_of(bench, scenario)
+def test_it_is_measured_whole_and_undone(
+    name: str, bench: Bench, before: dict[str, str], facts_by_name: Callable[[str], Facts]
+) -> None:
+    facts = facts_by_name(name)
     assert_untouched(bench, before)
     assert (facts.kind, facts.error) == (declared_kind(EditSpec(name, NEEDED.get(name, {}))), None)
     assert facts.edit is not None
@@ -104,8 +122,10 @@ def test_it_is_measured_whole_and_undone(name: str, bench: Bench, before: dict[s
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_computes_the_same_and_passes_as_whatever_kind(name: str, bench: Bench) -> None:
-    facts = facts_of(bench, scenario_of(name))
+def test_a_control_computes_the_same_and_passes_as_whatever_kind(
+    name: str, facts_by_name: Callable[[str], Facts]
+) -> None:
+    facts = facts_by_name(name)
     final = facts.arms["final"]
     delta = (final.subject_nll - final.baseline_nll).sum() / final.tokens.sum()
     assert abs(np.exp(delta) - 1) < 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import pytest
@@ -37,9 +38,22 @@ def batches(adapter):
     return [{"input_ids": [w.tokens.tolist()]} for w in (*windows.preview, *windows.final)]
 
 
+@pytest.fixture(scope="module")
+def shipped(adapter):
+    loaded = adapter.load_model("builtin:llama", device="cpu")
+    before = tensor_digests(loaded)
+    yield loaded
+    assert tensor_digests(loaded) == before
+
+
 @pytest.fixture
-def model(adapter):
-    return adapter.load_model("builtin:llama", device="cpu")
+def model(shipped):
+    return copy.deepcopy(shipped)
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
 def execute(model, adapter, edit, batches, **config):
@@ -201,7 +215,8 @@ def test_the_edit_is_kept_under_the_threads_it_was_measured_with(
     for module in ("bench.resident", "core.runner"):
         monkeypatch.setattr(f"pytest_invarlock.{module}.apply_edit", counted)
     before = torch.get_num_threads()
-    threads_of_the_plan = os.cpu_count() or 1
+    threads_of_the_plan = 2
+    monkeypatch.setattr(os, "cpu_count", lambda: threads_of_the_plan)
     torch.set_num_threads(threads_of_the_plan + 1)
     try:
         execute(model, adapter, INT8, batches)

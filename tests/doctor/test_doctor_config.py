@@ -16,9 +16,8 @@ from pytest_invarlock.cli import main
 
 from . import suite_text
 
-HEAD = suite_text.HEAD
 NOOP = suite_text.NOOP
-GOOD = HEAD + "scenarios:\n" + NOOP
+GOOD = suite_text.GOOD
 
 
 def found(document: Any, code: str) -> Any:

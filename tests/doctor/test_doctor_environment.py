@@ -13,9 +13,7 @@ from pytest_invarlock.policy.resources import schema, strict_validator
 
 from . import suite_text
 
-HEAD = suite_text.HEAD
-NOOP = suite_text.NOOP
-GOOD = HEAD + "scenarios:\n" + NOOP
+GOOD = suite_text.GOOD
 
 
 def found(document: Any, code: str) -> Any:

@@ -77,6 +77,30 @@ def test_a_turned_output_has_an_angle_and_a_silent_one_a_finite_distance(archite
     assert canonical(silent)
 
 
+def test_edges_are_computed_again_only_where_outputs_changed(
+    architecture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, windows = architecture("llama"), batches((2, 9), (3, 7))
+    subject = copied(model, DOWN, 1.5)
+    record = record_branches(model, windows)
+    computed: list[int] = []
+
+    def counted(outputs: torch.Tensor, factor: float) -> WindowEdge:
+        computed.append(1)
+        return window_edge(outputs, factor)
+
+    monkeypatch.setattr(forced_branches, "window_edge", counted)
+    compare_branches(model, windows, record)
+    assert computed == []
+    once = compare_branches(subject, windows, record)
+    assert len(computed) == len(record.edge_windows)
+    for batch in record.batches:
+        batch.edge_of_bits.clear()
+    anew = compare_branches(subject, windows, record)
+    assert len(computed) > 5 * len(record.edge_windows)
+    assert once == anew
+
+
 def test_an_output_that_appears_out_of_nothing_is_far_off() -> None:
     sums = Agreement()
     sums.add(torch.zeros(3, 2), torch.ones(3, 2))

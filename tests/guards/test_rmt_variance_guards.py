@@ -6,7 +6,7 @@ import copy
 import gzip
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -82,9 +82,16 @@ class Shipped:
             journal.undo()
 
 
+@pytest.fixture(scope="module")
+def gpt2() -> Shipped:
+    return Shipped("gpt2")
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def shipped(request: pytest.FixtureRequest) -> Shipped:
-    return Shipped(request.param)
+def shipped(request: pytest.FixtureRequest) -> Iterator[Shipped]:
+    made = request.getfixturevalue("gpt2") if request.param == "gpt2" else Shipped(request.param)
+    yield made
+    assert tensor_digests(made.model) == made.digests
 
 
 def edit(name: str, **parameters: Any) -> Callable[[EditJournal], object]:
@@ -240,8 +247,7 @@ def test_a_norm_gain_is_seen_by_variance_alone(shipped: Shipped) -> None:
     assert set(found.values()) == {"branch_variance"}
 
 
-def test_dropped_biases_alarm() -> None:
-    gpt2 = Shipped("gpt2")
+def test_dropped_biases_alarm(gpt2: Shipped) -> None:
     evidence = gpt2.compared(edit("drop_bias"))
     result = judge_variance(measure_variance(evidence), kind="any", policy=VARIANCE)
     assert result.passed is False

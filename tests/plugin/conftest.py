@@ -9,13 +9,24 @@ import pytest
 
 # pytester forgets modules that a session imported; torch cannot be imported twice.
 import torch  # noqa: F401
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
+from transformers import (  # noqa: F401
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+)
 
 import pytest_invarlock.core.engine
 import pytest_invarlock.core.runner
 import pytest_invarlock.evidence.run_pack
 import pytest_invarlock.evidence.verify
-import pytest_invarlock.lending  # noqa: F401
+import pytest_invarlock.lending
+import pytest_invarlock.reporting.dose_response
+import pytest_invarlock.reporting.dose_response_files
+import pytest_invarlock.reporting.junit
+import pytest_invarlock.reporting.terminal
+import pytest_invarlock.reporting.verdict_testcase
+import pytest_invarlock.run_summary  # noqa: F401
 
 HEAD = """\
 name: small
@@ -61,6 +72,9 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 class Repository:
     """A scratch repository in which sessions run."""
 
+    # Plugins of the development environment that no session here is about.
+    without_foreign = ("-p", "no:randomly", "-p", "no:hypothesispytest")
+
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path: Path = pytester.path
@@ -70,10 +84,12 @@ class Repository:
         return name
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        return self.pytester.runpytest_inprocess("-p", "no:randomly", *arguments)
+        return self.pytester.runpytest_inprocess(*self.without_foreign, *arguments)
 
-    def run_apart(self, *arguments: str, timeout: float = 120) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess("-p", "no:randomly", *arguments, timeout=timeout)
+    def run_apart(self, *arguments: str, timeout: float = 300) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess(
+            *self.without_foreign, *arguments, timeout=timeout
+        )
 
     @property
     def latest(self) -> Path:

@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# pytester forgets modules that a session imported, and matplotlib lists all fonts anew.
+import matplotlib.backends.backend_svg
+import matplotlib.figure  # noqa: F401
 import pytest
 from jsonschema.validators import Draft202012Validator
 
@@ -99,16 +102,18 @@ def test_marker_tests_are_not_swept(repository, swept, workers):
         "def test_marked(invarlock):\n    invarlock.assert_passes()\n"
     )
     arguments = (".", UNSIGNED, "--invarlock-sweep=fp8:format=e4m3", *workers)
-    result = repository.run_apart(*arguments)
     if not workers:
+        result = repository.run(*arguments)
         assert "a marker's comparison is no scenario of a suite" in usage_error(result)
         assert not repository.runs
     else:
+        result = repository.run_apart(*arguments, "--deselect", SUITE_FILE)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.assert_outcomes(errors=1)
         result.stdout.fnmatch_lines(["*a marker's comparison is no scenario of a suite*NO_DOSE*"])
 
 
-def test_a_whole_sweep(repository, swept):
+def test_a_whole_sweep_loads_and_passes_the_baseline_once_for_all_doses(repository, swept):
     result = swept(PRUNED, "--invarlock-sweep=flipped:layer=0,1")
     assert result.ret == 0, result.stdout.str()
     result.assert_outcomes(passed=5)
@@ -141,18 +146,14 @@ def test_a_whole_sweep(repository, swept):
     assert [dose["value"] for dose in faults["curves"][0]["doses"]] == [0, 1]
     table = (repository.latest / "sweeps" / "pruned.sparsity.md").read_text()
     assert "| 0.7 | FAIL | primary_metric" in table
-
-
-def test_the_baseline_is_loaded_and_passed_once_for_all_doses(repository, swept):
-    assert swept(PRUNED).ret == 0
     counters = [
         json.loads(path.read_text())["observations"]["counters"]
         for path in (repository.latest / "records").glob("*/*/*.record.json")
     ]
-    assert len(counters) == 3
+    assert len(counters) == 5
     last = max(counters, key=lambda found: found["subject_windows"])
     assert (last["baseline_loads"], last["baseline_passes"]) == (1, 1)
-    assert last["subject_windows"] == 3 * 48
+    assert last["subject_windows"] == 5 * 48
 
 
 def test_a_sweep_certifies_nothing(repository, swept, monkeypatch):
@@ -306,21 +307,6 @@ def test_files_that_cannot_be_written_fail_the_session(repository, swept, monkey
         ["ERROR: sweep-small-*sweeps*No space left on device*OUT_UNWRITABLE*"]
     )
     assert list(repository.latest.rglob("*.record.json"))
-
-
-def test_a_run_without_a_sweep_writes_none_and_loads_no_plotting(repository):
-    name = repository.suite("noop")
-    code = (
-        "import sys, pytest\nstatus = pytest.main(sys.argv[1:])\n"
-        "assert status == 0, status\nassert 'matplotlib' not in sys.modules\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code, name, UNSIGNED, "-p", "no:randomly"],
-        cwd=repository.path, env=dict(os.environ), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert "dose-response" not in process.stdout
-    assert not (repository.latest / "sweeps").exists()
 
 
 def test_the_commands_of_the_docs_are_sweeps(repository):

@@ -168,7 +168,9 @@ def test_an_interrupted_search_says_what_was_not_tuned(repository: Repository, w
         "    if item.name == 'magnitude_prune':\n"
         "        raise KeyboardInterrupt\n"
     )
-    result = repository.run_apart(FILE, *TUNE)
+    result = repository.pytester.runpytest_inprocess(
+        "-p", "no:randomly", FILE, *TUNE, no_reraise_ctrlc=True
+    )
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["not tuned: builtin:llama magnitude_prune"])
     meta = tuned(repository)["_meta"]

@@ -31,7 +31,7 @@ def junit(repository) -> dict[str, tuple[tuple[str, str], ...]]:
 
 def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(repository):
     suite = repository.suite(*SCENARIOS)
-    alone = repository.run_apart(suite, "--junitxml=junit.xml")
+    alone = repository.run(suite, "--junitxml=junit.xml")
     facts, cases, verdict = repository.digests(), junit(repository), repository.verdict()["verdict"]
     assert repository.events().count("baseline_load") == 1
     assert repository.events().count("baseline_pass") == 1
@@ -45,7 +45,7 @@ def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(reposit
     assert repository.events().count("baseline_load") == 2
     assert repository.events().count("baseline_pass") == 1
 
-    shuffled = repository.pytester.runpytest_subprocess(
+    shuffled = repository.pytester.runpytest_inprocess(
         "-p", "randomly", "-p", "no:cacheprovider", "-p", "xdist", suite, "-p", "randomly",
         "--randomly-seed=3", "-v",
     )  # fmt: skip

@@ -42,7 +42,8 @@ class RecordedBatch:
     """What one batch's pass of the baseline gave.
 
     ``tensors`` are copies on the CPU in the model's dtype, each kept once; ``entries`` and
-    ``outputs`` give, by module and call, places in it; ``edges`` is by site and window.
+    ``outputs`` give, by module and call, places in it; ``edges`` is by site and window, and
+    ``edge_of_bits`` by a digest of the outputs that have it.
     """
 
     fingerprint: str
@@ -52,6 +53,7 @@ class RecordedBatch:
     edges: dict[tuple[str, int], list[WindowEdge]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    edge_of_bits: dict[bytes, WindowEdge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,8 @@ class _Passes:
             for name in branch.outputs:
                 after[name] = keeper.into(recorded.outputs[name])
         for name in self._sites:
-            after[name] = _both(after.get(name), self._edge_of(name, number, recorded.edges))
+            see = self._edge_of(name, number, recorded.edges, recorded.edge_of_bits)
+            after[name] = _both(after.get(name), see)
         watched_forward(model, batch, before, after)
         return recorded
 
@@ -203,7 +206,9 @@ class _Passes:
             name: self._agree(name, number, replay) for name in recorded.outputs
         }
         for name in self._sites:
-            after[name] = _both(after.get(name), self._edge_of(name, number, edges))
+            # A branch that was left alone gives the recorded outputs again.
+            see = self._edge_of(name, number, edges, dict(recorded.edge_of_bits))
+            after[name] = _both(after.get(name), see)
         before = {name: replay.force(name) for name in recorded.entries}
         watched_forward(model, batch, before, after)
         replay.check_calls()
@@ -235,7 +240,11 @@ class _Passes:
         return see
 
     def _edge_of(
-        self, name: str, number: int, into: dict[tuple[str, int], list[WindowEdge]]
+        self,
+        name: str,
+        number: int,
+        into: dict[tuple[str, int], list[WindowEdge]],
+        known: dict[bytes, WindowEdge],
     ) -> Callable[[torch.Tensor], None]:
         mask = _mask(self._batches[number], self._sites[name])
         rows = n_windows(self._batches[number])
@@ -245,7 +254,10 @@ class _Passes:
             for row in range(rows):
                 if start + row in self.edge_windows:
                     outputs = _exact(_window(value, rows, row, mask, name))
-                    into[name, start + row].append(window_edge(outputs, self._factor))
+                    bits = _bits(outputs)
+                    if bits not in known:
+                        known[bits] = window_edge(outputs, self._factor)
+                    into[name, start + row].append(known[bits])
 
         return see
 
@@ -379,7 +391,14 @@ def _fingerprint(batch: Batch) -> str:
     for key in sorted(batch):
         value = batch[key]
         if isinstance(value, torch.Tensor):
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(bytes(flat.view(torch.uint8).numpy()))
+            digest.update(key.encode())
+            digest.update(_bits(value))
     return digest.hexdigest()
+
+
+def _bits(value: torch.Tensor) -> bytes:
+    """A digest of type, shape and bits of ``value``."""
+    digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.digest()
