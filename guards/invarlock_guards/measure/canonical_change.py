@@ -58,7 +58,7 @@ def canonical_changes(
     """
     for unit in units:
         operands = _operands(unit)
-        names = {o.name for o in operands} | {o.norm for o in operands if o.norm is not None}
+        names = unit_tensors(unit)
         modules = tuple(dict.fromkeys(operand.module for operand in operands))
         if all(_same(name, baseline, subject) for name in names):
             continue
@@ -76,6 +76,12 @@ def canonical_changes(
                 yield from _network(unit, one, other)
             else:
                 yield _plain(unit.matrix, "with its norm", one, other)
+
+
+def unit_tensors(unit: Unit) -> frozenset[str]:
+    """The names of the parameters that ``unit`` is made of, norms among them."""
+    operands = _operands(unit)
+    return frozenset({o.name for o in operands} | {o.norm for o in operands if o.norm is not None})
 
 
 def _operands(unit: Unit) -> list[Operand]:
