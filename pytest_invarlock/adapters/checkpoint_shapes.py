@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.adapters.model_source import ModelSource
     from pytest_invarlock.data.window_set import Reading
 
+NOT_LAID_OUT = "MODEL_LAYOUT"
 ReadingOf = Callable[[Any, str], "Reading"]
 """How an adapter reads a configuration, with the reference for its error."""
 
@@ -51,28 +52,18 @@ def model_shapes(config: Any, reading: Reading) -> Any:
         transformers_logging.set_verbosity(verbosity)
 
 
-def describe_checkpoint(source: ModelSource, reading_of: ReadingOf) -> DescribedCheckpoint:
-    """Configuration, shapes and tokenizer of ``source``, each as far as it can be told."""
-    problems: list[ModelLoadError | AdapterError] = []
-    model = values = fingerprint = None
-    try:
-        fingerprint = tokenizer_fingerprint(load_tokenizer(source))
-    except ModelLoadError as error:
-        problems.append(error)
-    try:
-        config = load_config(source)
-        # Before the model is made, which completes its own copy.
-        values = config.to_dict()
-        model = _shapes(source, config, reading_of(config, source.reference))
-        values = model.config.to_dict()
-    except (ModelLoadError, AdapterError) as error:
-        problems.append(error)
-    return DescribedCheckpoint(CheckpointDescription(model, values, fingerprint), tuple(problems))
+def lay_out_checkpoint(source: ModelSource, reading_of: ReadingOf) -> tuple[Any, Reading]:
+    """A model of the configuration of ``source`` on torch's ``meta`` device, and its reading.
 
-
-def _shapes(source: ModelSource, config: Any, reading: Reading) -> Any:
+    Raises:
+        ModelLoadError: the configuration cannot be used (MODEL_CONFIG), or no model be laid out by
+            it (MODEL_LAYOUT), though one may load.
+        AdapterError: the adapter that ``reading_of`` is of does not read such a model.
+    """
+    config = load_config(source)
+    reading = reading_of(config, source.reference)
     try:
-        return model_shapes(config, reading)
+        return model_shapes(config, reading), reading
     # What transformers raises of values that no model can be made of has no common base.
     except (
         ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError,
@@ -81,5 +72,21 @@ def _shapes(source: ModelSource, config: Any, reading: Reading) -> Any:
         raise ModelLoadError(
             f"{source.reference}: no model can be laid out by its configuration: {error}",
             remedy="check config.json",
-            code="MODEL_CONFIG",
+            code=NOT_LAID_OUT,
         ) from error
+
+
+def describe_checkpoint(source: ModelSource, reading_of: ReadingOf) -> DescribedCheckpoint:
+    """Configuration, shapes and tokenizer of ``source``, each as far as it can be told."""
+    problems: list[ModelLoadError | AdapterError] = []
+    model = fingerprint = None
+    try:
+        fingerprint = tokenizer_fingerprint(load_tokenizer(source))
+    except ModelLoadError as error:
+        problems.append(error)
+    try:
+        model, _ = lay_out_checkpoint(source, reading_of)
+    except (ModelLoadError, AdapterError) as error:
+        problems.append(error)
+    values = None if model is None else model.config.to_dict()
+    return DescribedCheckpoint(CheckpointDescription(model, values, fingerprint), tuple(problems))

@@ -160,6 +160,7 @@ def only_bin(subject: Path) -> None:
 
 def two_files(subject: Path) -> None:
     shutil.copy(subject / "model.safetensors", subject / "copy.safetensors")
+    (subject / "model.safetensors").rename(subject / "other.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def two_files(subject: Path) -> None:
     [
         (cut, "MODEL_TRUNCATED", "model.safetensors"),
         (only_bin, "MODEL_INCOMPLETE", "safetensors"),
-        (two_files, "CHECKPOINT_FILE", "model.safetensors"),
+        (two_files, "CHECKPOINT_FILE", "other.safetensors"),
         (lambda d: (d / "config.json").unlink(), "MODEL_INCOMPLETE", "config.json"),
     ],
     ids=["cut", "bin", "two files", "no config"],

@@ -158,3 +158,13 @@ def test_a_file_that_goes_while_it_is_read_is_a_typed_error(sharded: Path) -> No
     shutil.rmtree(sharded)
     with pytest.raises(CheckpointError, match="cannot be read"):
         files.tensor(next(iter(files.tensors)))
+
+
+def test_one_whole_file_is_the_checkpoint_whatever_lies_beside_it(
+    sharded: Path, tiny_model: Any
+) -> None:
+    tiny_model("llama").save_pretrained(sharded)
+    save_file({"other": torch.zeros(2)}, sharded / "consolidated.safetensors")
+    files = read_checkpoint(sharded)
+    assert {stored.file.name for stored in files.tensors.values()} == {"model.safetensors"}
+    assert "other" not in files.tensors

@@ -80,7 +80,7 @@ def compare_checkpoints(
         CheckpointError: the baseline lacks what its index promises, or data cannot be read.
     """
     one, other, by_names = checkpoint_sides(baseline, subject, of_baseline, of_subject)
-    counts = _non_finite(baseline)
+    counts = non_finite_counts(baseline)
     other_counts: dict[str, int] = {}
     unchanged: set[str] = set()
     for name, (place, other_place) in _located(one, other).items():
@@ -88,7 +88,7 @@ def compare_checkpoints(
             other_counts[other_place] = counts[place]
             if not counts[place]:
                 unchanged.add(name)
-    other_counts |= _non_finite(subject, known=other_counts)
+    other_counts |= non_finite_counts(subject, known=other_counts)
     invariants = measure_invariants(
         checkpoint_structure(one, counts), checkpoint_structure(other, other_counts)
     )
@@ -159,7 +159,7 @@ def _is_equal(baseline: CheckpointFiles, place: str, subject: CheckpointFiles, o
     return bitwise_equal(baseline.tensor(place), subject.tensor(other))
 
 
-def _non_finite(files: CheckpointFiles, known: Container[str] = ()) -> dict[str, int]:
+def non_finite_counts(files: CheckpointFiles, known: Container[str] = ()) -> dict[str, int]:
     """How many elements are NaN or infinite of each stored tensor that is not ``known``."""
     return {
         name: count_non_finite(files.tensor(name))

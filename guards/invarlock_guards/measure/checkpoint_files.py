@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:
     import torch
 
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -121,7 +122,13 @@ def read_checkpoint(directory: Path) -> CheckpointFiles:
 
 
 def _weight_files(directory: Path) -> tuple[list[Path], frozenset[str]]:
-    """The weight files, and the names of tensors that an index promises."""
+    """The weight files, and the names of tensors that an index promises.
+
+    One ``model.safetensors`` is the whole checkpoint, as it is to transformers, whatever else
+    lies beside it.
+    """
+    if (directory / WHOLE).is_file():
+        return [directory / WHOLE], frozenset()
     index = directory / INDEX
     if index.is_file():
         weight_map = _mapping(index).get("weight_map")
