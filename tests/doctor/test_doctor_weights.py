@@ -91,6 +91,24 @@ def test_it_is_told_in_a_table(subject: Path, capsys: Any) -> None:
     assert count == "1 error, 0 warnings, 0 notes"
 
 
+def test_what_the_manual_shows_is_what_is_printed(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_source.resolve_model("builtin:llama").directory, "baseline")
+    shutil.copytree("baseline", "subject")
+
+    def damage(tensors: dict[str, Any]) -> None:
+        tensors[DAMAGED][:, :40] = 0
+        tensors["model.norm.weight"].mul_(1.02)
+
+    changed(Path("subject"), damage)
+    assert main(["doctor", "--weights", "./baseline", "./subject"]) == 1
+    printed = capsys.readouterr().out
+    manual = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert f"$ invarlock doctor --weights ./baseline ./subject\n{printed}```" in manual
+
+
 def test_equal_checkpoints_pass(subject: Path, capsys: Any) -> None:
     status, document = weights(capsys, "baseline", "subject")
     assert status == 0

@@ -1,8 +1,7 @@
 """Invariants and spectral between two checkpoint directories, tensor by tensor, no model loaded.
 
 The evidence is what `measure_invariants` and `measure_models` say of the loaded models, so that
-the same judges judge it. Of the two checkpoints no more than a pair of tensors is read at once,
-but where free choices of parametrisation are removed: then those of one attention or network.
+the same judges judge it. Of the two checkpoints no more than a pair of tensors is held at once.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ def _spectral(one: CheckpointSide, other: CheckpointSide, unchanged: set[str]) -
     if isinstance(units, str):
         return measure_spectral(_pairs(one, other, unchanged), units)
     moved = [unit for unit in units if not unit_tensors(unit) <= unchanged]
-    changes = canonical_changes(moved, _Stored(one), _Stored(other))
+    changes = canonical_changes(moved, _Stored(one), _Stored(other), hold=False)
     return measure_spectral(_pairs(one, other, unchanged), changes)
 
 
