@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from pytest_invarlock.adapters.loaded_model import LoadedModel
+    from pytest_invarlock.adapters.model_source import ModelSource
     from pytest_invarlock.data.window_set import Reading
 
 ADAPTER_OF: Mapping[Reading, str] = {
@@ -69,12 +70,16 @@ class HF_Adapter:  # noqa: N801  like its subclasses, whose names are kept from 
             ModelLoadError: the checkpoint or its tokenizer is missing, incomplete or inconsistent.
             AdapterError: the checkpoint is not of this adapter's reading.
         """
-        source = resolve_model(reference, allow_network=self._allow_network)
+        source = self.source_of(reference)
         config = load_config(source)
         reading = self.reading_of(config, reference)
         return load_checkpoint(
             source, config, reading, adapter=ADAPTER_OF[reading], device=device, dtype=dtype
         )
+
+    def source_of(self, reference: str) -> ModelSource:
+        """Where `load` finds ``reference``; raises ModelLoadError as `resolve_model` does."""
+        return resolve_model(reference, allow_network=self._allow_network)
 
     def load_model(self, reference: str, device: str = "auto") -> PreTrainedModel:
         """Load just the model, on ``device``, in float32 on a CPU and its own dtype elsewhere."""

@@ -157,6 +157,12 @@ def weight_files(directory: Path) -> list[Path]:
         shards = sorted(directory.glob("*.safetensors"))
     missing = [shard for shard in shards if not shard.is_file()]
     if missing or not shards:
+        if not shards and any(directory.glob("*.bin")):
+            raise ModelLoadError(
+                f"{directory}: holds .bin weights only, which are not read",
+                remedy="load the model and save it again with save_pretrained(), as safetensors",
+                code="MODEL_INCOMPLETE",
+            )
         what = missing[0].name if missing else "*.safetensors"
         raise ModelLoadError(
             f"{directory}: weight file {what} is missing",

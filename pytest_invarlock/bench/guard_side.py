@@ -39,6 +39,10 @@ class RecordedBaseline:
     record: BranchRecord | None
 
 
+UNRECORDED = RecordedBaseline((), None)
+"""Of a baseline whose branches no guard asks for."""
+
+
 def record_baseline(
     baseline: LoadedModel, windows: WindowSet, plan: MeasurementPlan
 ) -> RecordedBaseline:
@@ -48,7 +52,7 @@ def record_baseline(
     no verdict rests.
     """
     if not set(ACTIVATIONS) & set(plan.guards):
-        return RecordedBaseline((), None)
+        return UNRECORDED
     chosen = windows.calibration or windows.preview[: plan.windows.guard_windows]
     shape = batch_shape(baseline, plan.batch_tokens, windows.reading)
     batches = [

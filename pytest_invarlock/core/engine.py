@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from pytest_invarlock.bench.draws import metric_of
-from pytest_invarlock.bench.guard_side import guard_evidence
+from pytest_invarlock.bench.guard_side import UNRECORDED, guard_evidence
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
+from pytest_invarlock.bench.unloadable import unloadable_subject
 from pytest_invarlock.core.determinism import (
     determinism_in_force,
     device_identity,
@@ -117,7 +118,13 @@ def _first_try(bench: Bench, scenario: Scenario, draw: int) -> _Taken | None:
 
 def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
     with in_force(bench.plan.for_draw(draw)):
+        # Before any model is loaded and any window scored.
+        broken = None if scenario.subject is None else unloadable_subject(bench, scenario.subject)
         bench.prove_baseline()
+        if broken is not None:
+            ready = time.perf_counter()
+            determinism = determinism_in_force(bench.plan.for_draw(draw))
+            return _Taken(_facts(bench, scenario, draw, broken, None), ready, determinism)
         evidence = bench.baseline_evidence(draw)
         bench.recorded_baseline(draw)
         ready = time.perf_counter()
@@ -171,17 +178,18 @@ def _facts(
     scenario: Scenario,
     draw: int,
     subject: Subject,
-    evidence: BaselineEvidence,
+    evidence: BaselineEvidence | None,
 ) -> Facts:
+    """Facts about ``subject``; ``evidence`` is None where nothing of it can be measured."""
     windows = bench.windows(draw)
     match, notes = match_fraction(bench, subject.loaded, draw)
     # Losses of another tokenizer's tokens are about other events: none are taken.
-    comparable = match == 1.0 and subject.load_failure is None
+    comparable = match == 1.0 and subject.load_failure is None and evidence is not None
     measured = bench.measure_subject(subject, draw) if comparable else {}
     guards = guard_evidence(
         bench.baseline,
         bench.structure,
-        bench.recorded_baseline(draw),
+        UNRECORDED if evidence is None else bench.recorded_baseline(draw),
         subject,
         bench.plan.guards,
         reads_alike=match == 1.0,
@@ -220,16 +228,16 @@ def _facts(
         arms=arms,
         guards=guards,
         divergence=_divergence(subject, measured, evidence),
-        noise_floor=evidence.noise_floor,
+        noise_floor={} if evidence is None else evidence.noise_floor,
     )
 
 
 def _divergence(
-    subject: Subject, measured: Mapping[Arm, PairedArm], evidence: BaselineEvidence
+    subject: Subject, measured: Mapping[Arm, PairedArm], evidence: BaselineEvidence | None
 ) -> dict[str, Any]:
     if subject.load_failure is not None:
         return {"not_evaluated": subject.load_failure}
-    if not measured:
+    if not measured or evidence is None:
         return {"not_evaluated": "the subject cannot be measured on the baseline's windows"}
     if any(paired.kl is None for paired in measured.values()):
         return {"not_evaluated": "the two models' vocabularies differ in size"}

@@ -53,6 +53,7 @@ def lay_out(files: ModelFiles, adapter: str) -> Layout | None:
         load_config,
         load_tokenizer,
     )
+    from pytest_invarlock.adapters.checkpoint_shapes import model_shapes
     from pytest_invarlock.adapters.hf_adapter import HF_Adapter
     from pytest_invarlock.adapters.registry import adapter_named
 
@@ -63,7 +64,7 @@ def lay_out(files: ModelFiles, adapter: str) -> Layout | None:
     config = load_config(source)
     reading = made.reading_of(config, files.reference)
     tokenizer = load_tokenizer(source)
-    model = _shapes(config, reading)
+    model = model_shapes(config, reading)
     if getattr(config, "quantization_config", None) is None:
         _check_embedding(files.reference, files.directory, model)
         check_vocabulary(source, model, tokenizer)
@@ -82,23 +83,6 @@ def check_blocks(layout: Layout, parameters: Mapping[str, Any]) -> EditError | N
     except EditError as error:
         return error
     return None
-
-
-def _shapes(config: Any, reading: Reading) -> Any:
-    import torch
-    import transformers
-    from transformers.utils import logging as transformers_logging
-
-    from pytest_invarlock.adapters.checkpoint_loading import MODEL_CLASSES
-
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        with torch.device("meta"):
-            made: Any = getattr(transformers, MODEL_CLASSES[reading])
-            return made.from_config(config, trust_remote_code=False)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _check_embedding(reference: str, directory: Path, model: Any) -> None:

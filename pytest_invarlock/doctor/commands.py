@@ -34,6 +34,15 @@ def register(commands: CommandTable) -> None:
         metavar="MODEL",
         help="which weights are ffn, attn, embed and other (builtin:llama, a directory, a Hub id)",
     )
+    what.add_argument(
+        "--weights",
+        metavar=("BASELINE", "SUBJECT"),
+        nargs=2,
+        help="invariants and spectral between two checkpoints' files; loads no model",
+    )
+    parser.add_argument(
+        "--kind", metavar="KIND", help="the declared kind of change, for --weights (default any)"
+    )
     # The second name is the one that messages about models name.
     parser.add_argument(
         "--allow-network",
@@ -46,12 +55,17 @@ def register(commands: CommandTable) -> None:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Print what was found; 0 without errors, 1 with, 2 for no file, 3 for a missing one.
+    """Print what was found; 0 without errors, 1 with, 2 for usage, 3 for what is missing.
 
     Raises ModelLoadError or AdapterError of ``--families``, which the command line tells in a line.
     """
+    if arguments.kind is not None and arguments.weights is None:
+        print("invarlock doctor: --kind is for --weights", file=sys.stderr)
+        return EXIT_USAGE
     if arguments.families is not None:
         return _families(arguments)
+    if arguments.weights is not None:
+        return _weights(arguments)
     if arguments.config is not None and not arguments.config.is_file():
         return _no_file(arguments.config, as_json=arguments.json)
     from pytest_invarlock.doctor.document import doctor_document, doctor_lines
@@ -120,6 +134,30 @@ def _families(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(families_lines(document)))
     return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from invarlock_guards.judge.kinds import group_of
+
+    kind = arguments.kind or "any"
+    try:
+        group_of(kind)
+    except ValueError as error:
+        print(f"invarlock doctor: --kind: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    from pytest_invarlock.doctor.weights import compare_weights
+    from pytest_invarlock.doctor.weights_document import weights_document, weights_lines
+
+    baseline, subject = arguments.weights
+    found = compare_weights(baseline, subject, kind)
+    if arguments.json:
+        _print_json(weights_document(found))
+    else:
+        print("\n".join(weights_lines(found)))
+    if any(finding.code == "MODEL_NOT_FOUND" for finding in found.findings):
+        return EXIT_MISSING
+    has_errors = any(finding.severity == "error" for finding in found.findings)
+    return EXIT_ERRORS if has_errors else 0
 
 
 def _print_json(document: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def doctor_document(found: Preflight) -> dict[str, Any]:
     }
     named = [] if read is None else [str(read.file), str(read.file.absolute())]
     named += [model.reference for model in (*found.models, *found.subjects)]
-    shown: dict[str, Any] = _without_paths(document, named)
+    shown: dict[str, Any] = without_paths(document, named)
     return shown
 
 
@@ -60,7 +60,7 @@ def only_finding(finding: Finding, named: Sequence[str] = ()) -> dict[str, Any]:
         "resolution": None,
         "environment": None,
     }
-    shown: dict[str, Any] = _without_paths(document, named)
+    shown: dict[str, Any] = without_paths(document, named)
     return shown
 
 
@@ -76,10 +76,11 @@ def doctor_lines(found: Preflight) -> list[str]:
     """The preflight for a terminal: what would be run, then every finding, then their number."""
     lines = _file_lines(found) if found.configuration is not None else _machine_lines(found)
     findings = found.sorted_findings()
-    return [*lines, *(finding.text() for finding in findings), _count(findings)]
+    return [*lines, *(finding.text() for finding in findings), count_line(findings)]
 
 
-def _count(findings: Sequence[Finding]) -> str:
+def count_line(findings: Sequence[Finding]) -> str:
+    """How many findings there are of each severity, as one line."""
     counts = summary(findings)
     return ", ".join(
         f"{counts[word]} {word if counts[word] != 1 else word[:-1]}"
@@ -209,11 +210,12 @@ def _machine_lines(found: Preflight) -> list[str]:
     ]
 
 
-def _without_paths(value: Any, named: Sequence[str]) -> Any:
+def without_paths(value: Any, named: Sequence[str]) -> Any:
+    """``value``, a JSON value, with every text in it cut as `without_absolute_paths` does."""
     if isinstance(value, str):
         return without_absolute_paths(value, named)
     if isinstance(value, dict):
-        return {key: _without_paths(inner, named) for key, inner in value.items()}
+        return {key: without_paths(inner, named) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_paths(inner, named) for inner in value]
+        return [without_paths(inner, named) for inner in value]
     return value

@@ -367,7 +367,7 @@ def test_what_cannot_be_compared_has_no_value(shipped: Any) -> None:
 
 
 def rows(n: int, m: int, seed: int) -> Rows:
-    return Rows(torch.randn(n, m, generator=torch.Generator().manual_seed(seed)))
+    return Rows.of(torch.randn(n, m, generator=torch.Generator().manual_seed(seed)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -375,7 +375,7 @@ def rows(n: int, m: int, seed: int) -> Rows:
 def test_any_permutation_of_neurons_is_found(n: int, seed: int, noise: float) -> None:
     one, other = rows(n, 64, seed), rows(n, 48, seed + 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    moved = [Rows(r.matrix[order] + noise * rows(n, r.matrix.shape[1], seed + 2).matrix)
+    moved = [Rows.of(r.read()[order] + noise * rows(n, r.shape[1], seed + 2).read())
              for r in (one, other)]  # fmt: skip
     match = match_neurons([one, other], moved)
     assert torch.equal(order[match], torch.arange(n))
@@ -383,7 +383,7 @@ def test_any_permutation_of_neurons_is_found(n: int, seed: int, noise: float) ->
 
 def test_neurons_keep_their_place_where_one_matrix_of_two_is_shuffled() -> None:
     gate, down = rows(50, 64, 0), rows(50, 64, 1)
-    shuffled = Rows(gate.matrix.flip(0))
+    shuffled = Rows.of(gate.read().flip(0))
     match = match_neurons([gate, down], [shuffled, down])
     assert torch.equal(match, torch.arange(50))
 
@@ -395,8 +395,8 @@ def test_what_stays_ambiguous_is_still_a_permutation(
     monkeypatch.setattr(neuron_matching, "ASSIGNED", assigned)
     monkeypatch.setattr(neuron_matching, "TILE", 7)
     # Equal neurons have no one nearest neighbour.
-    one = Rows(torch.ones(40, 8))
-    other = Rows(torch.ones(40, 8) + 3 * rows(40, 8, 1).matrix)
+    one = Rows.of(torch.ones(40, 8))
+    other = Rows.of(torch.ones(40, 8) + 3 * rows(40, 8, 1).read())
     match = match_neurons([one], [other])
     assert torch.equal(match.sort().values, torch.arange(40))
 
@@ -409,6 +409,6 @@ def test_linear_assignment_settles_the_rest() -> None:
         return row
 
     # In each plane both neurons are nearest to the one at 5 degrees, which is nearest to the first.
-    one = Rows(torch.stack([at(0, 0), at(0, 20), at(1, 0), at(1, 20)]))
-    other = Rows(torch.stack([at(1, 60), at(1, 5), at(0, 60), at(0, 5)]))
+    one = Rows.of(torch.stack([at(0, 0), at(0, 20), at(1, 0), at(1, 20)]))
+    other = Rows.of(torch.stack([at(1, 60), at(1, 5), at(0, 60), at(0, 5)]))
     assert match_neurons([one], [other]).tolist() == [3, 2, 1, 0]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,7 +48,7 @@ class CanonicalChange:
 
 
 def canonical_changes(
-    units: Iterable[Unit], baseline: Tensors, subject: Tensors
+    units: Iterable[Unit], baseline: Tensors, subject: Tensors, *, hold: bool = True
 ) -> Iterator[CanonicalChange]:
     """The change of every unit of which a tensor changed, part by part; of others nothing.
 
@@ -55,10 +56,12 @@ def canonical_changes(
         units: from `canonical_units`.
         baseline: tensors by parameter name, as the model stores them.
         subject: the same of the subject.
+        hold: keep the matrices of a unit while it is measured; False asks the mappings for one
+            matrix each time that rows of it are needed, so that no more than two are held.
     """
     for unit in units:
         operands = _operands(unit)
-        names = {o.name for o in operands} | {o.norm for o in operands if o.norm is not None}
+        names = unit_tensors(unit)
         modules = tuple(dict.fromkeys(operand.module for operand in operands))
         if all(_same(name, baseline, subject) for name in names):
             continue
@@ -69,13 +72,19 @@ def canonical_changes(
             yield CanonicalChange("whole unit", modules, None, reason)
         else:
             device = subject[operands[0].name].device
-            one, other = _Side(baseline, device), _Side(subject, device)
+            one, other = _Side(baseline, device, hold), _Side(subject, device, hold)
             if isinstance(unit, AttentionUnit):
                 yield from _attention(unit, one, other)
             elif isinstance(unit, NetworkUnit):
                 yield from _network(unit, one, other)
             else:
                 yield _plain(unit.matrix, "with its norm", one, other)
+
+
+def unit_tensors(unit: Unit) -> frozenset[str]:
+    """The names of the parameters that ``unit`` is made of, norms among them."""
+    operands = _operands(unit)
+    return frozenset({o.name for o in operands} | {o.norm for o in operands if o.norm is not None})
 
 
 def _operands(unit: Unit) -> list[Operand]:
@@ -105,17 +114,22 @@ def _unreadable(name: str, baseline: Tensors, subject: Tensors) -> str | None:
 class _Side:
     """One model's matrices as operands, on the device of the subject."""
 
-    def __init__(self, tensors: Tensors, device: torch.device) -> None:
+    def __init__(self, tensors: Tensors, device: torch.device, hold: bool) -> None:
         self._tensors = tensors
         self._device = device
+        self._hold = hold
 
     def rows(self, operand: Operand) -> Rows:
         """(outputs, inputs) of ``operand``; the gain multiplies the inputs."""
-        return Rows(self._matrix(operand), self._gain(operand))
+        return self._rows(partial(self._matrix, operand), self._gain(operand))
 
     def columns(self, operand: Operand) -> Rows:
         """(inputs, outputs) of an operand that no norm stands before."""
-        return Rows(self._matrix(operand).T)
+        return self._rows(lambda: self._matrix(operand).T, None)
+
+    def _rows(self, read: Callable[[], torch.Tensor], gain: torch.Tensor | None) -> Rows:
+        rows = Rows.of(read(), gain)
+        return rows if self._hold else replace(rows, read=read)
 
     def _matrix(self, operand: Operand) -> torch.Tensor:
         weight = self._tensors[operand.name].detach().to(self._device)

@@ -11,6 +11,7 @@ import torch
 
 from invarlock_guards.contract import Guard, GuardResult
 from invarlock_guards.judge.invariants import judge_invariants
+from invarlock_guards.measure.row_blocks import BLOCK_ELEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,19 +80,29 @@ def count_non_finite(tensor: torch.Tensor) -> int:
     """How many elements of ``tensor`` are NaN or infinite; 0 for integer tensors."""
     if not tensor.is_floating_point():
         return 0
+    # Blocks, so that no mask is as large as the tensor; a view of what lies in one piece.
+    flat = tensor.detach().reshape(-1)
+    return sum(_non_finite(block) for block in torch.split(flat, BLOCK_ELEMENTS))
+
+
+def _non_finite(block: torch.Tensor) -> int:
     # Few operations exist for float8, whose values float32 holds exactly.
-    values = tensor.float() if tensor.element_size() == 1 else tensor
-    with torch.no_grad():
-        return int(values.numel() - torch.isfinite(values).sum().item())
+    values = block.float() if block.element_size() == 1 else block
+    return int(values.numel() - torch.isfinite(values).sum().item())
 
 
 def _config(model: torch.nn.Module) -> dict[str, str]:
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         return {}
+    return config_values(config.to_dict())
+
+
+def config_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a configuration that change the computed function, as text by key."""
     return {
         key: json.dumps(value, sort_keys=True, default=repr)
-        for key, value in config.to_dict().items()
+        for key, value in values.items()
         if key not in IGNORED_CONFIG_KEYS
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,22 +24,32 @@ TILE = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Rows of a matrix, (n, m), as float64 with the columns multiplied by ``gain`` (m,)."""
+    """Rows of a matrix, (n, m), as float64 with the columns multiplied by ``gain`` (m,).
 
-    matrix: torch.Tensor
+    ``read`` gives the matrix, of ``shape``, whenever rows of it are taken: nobody need hold it.
+    """
+
+    read: Callable[[], torch.Tensor]
+    shape: tuple[int, int]
     gain: torch.Tensor | None = None
 
+    @classmethod
+    def of(cls, matrix: torch.Tensor, gain: torch.Tensor | None = None) -> Rows:
+        """The rows of a matrix that is held."""
+        return cls(lambda: matrix, (matrix.shape[0], matrix.shape[1]), gain)
+
     def __len__(self) -> int:
-        return len(self.matrix)
+        return self.shape[0]
 
     def at(self, index: torch.Tensor) -> torch.Tensor:
         """The rows at ``index`` (k,), in its order: (k, m)."""
-        values = as_float64(self.matrix[index.to(self.matrix.device)])
+        matrix = self.read()
+        values = as_float64(matrix[index.to(matrix.device)])
         return values if self.gain is None else values * self.gain.to(values)
 
     def chunks(self) -> list[torch.Tensor]:
         """Indices of all rows, in blocks of bounded size."""
-        step = max(1, BLOCK_ELEMENTS // max(1, self.matrix.shape[-1]))
+        step = max(1, BLOCK_ELEMENTS // max(1, self.shape[1]))
         return list(torch.split(torch.arange(len(self)), step))
 
 

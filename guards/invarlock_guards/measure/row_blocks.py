@@ -52,6 +52,6 @@ def is_finite(tensor: torch.Tensor) -> bool:
     values = tensor.detach().flatten() if tensor.is_contiguous() else tensor.detach()
     if values.element_size() == 1:
         # float8 has no reductions.
-        values = values.float()
+        return all(is_finite(b.float()) for b in torch.split(values.flatten(), BLOCK_ELEMENTS))
     # Both carry a NaN through, and neither makes a mask as large as the tensor.
     return math.isfinite(float(values.amin())) and math.isfinite(float(values.amax()))

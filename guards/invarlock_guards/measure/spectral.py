@@ -51,6 +51,8 @@ def measure_spectral(
             if not change.bitwise_equal:
                 row["changed"] += 1
                 changes.append(_document(change, kind))
+        # Let go before the next pair is read.
+        del pair
     if isinstance(canonical, str):
         return _evidence(covered, changes, {"available": False, "reason": canonical})
     largest: dict[str, CanonicalChange] = {}

@@ -35,6 +35,8 @@ class WeightPair:
         family: ``ffn``, ``attn``, ``embed`` or ``other``.
         baseline: the tensor, in the layout the model stores; experts may be stacked before it.
         subject: the same tensor of the subject.
+        unchanged: both are known to be finite and bitwise equal: only their shape is looked at,
+            and they may be on the meta device.
     """
 
     name: str
@@ -42,6 +44,7 @@ class WeightPair:
     family: str
     baseline: torch.Tensor | None
     subject: torch.Tensor | None
+    unchanged: bool = False
 
     @property
     def is_matrix(self) -> bool:
@@ -169,9 +172,9 @@ def _change(
     pair: WeightPair, name: str, baseline: torch.Tensor, subject: torch.Tensor
 ) -> WeightChange:
     about = (name, pair.role, pair.family, baseline.numel())
-    if not is_finite(baseline):
+    if not pair.unchanged and not is_finite(baseline):
         return WeightChange(*about, reason="non_finite_baseline")
-    if bitwise_equal(baseline, subject):
+    if pair.unchanged or bitwise_equal(baseline, subject):
         return WeightChange(*about, True, 0.0, 0.0, 0.0, 0.0, 0.0, balanced_edge=0.0)
     if not is_finite(subject):
         return WeightChange(*about, reason="non_finite_subject")
