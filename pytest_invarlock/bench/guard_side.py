@@ -112,7 +112,11 @@ def _activations(
     except BranchError as error:
         return _unread(str(error))
     return {
-        "rmt": measure_rmt(compared, _edges(spectral)),
+        "rmt": measure_rmt(
+            compared,
+            _of_matrices(spectral, "balanced_edge"),
+            _of_matrices(spectral, "relative_change"),
+        ),
         # Edges are the other guard's.
         "variance": measure_variance({**compared, "sites": []}),
     }
@@ -122,10 +126,10 @@ def _unread(reason: str) -> dict[str, GuardEvidence]:
     return {name: {"not_evaluated": reason} for name in ACTIVATIONS}
 
 
-def _edges(spectral: Mapping[str, Any]) -> dict[str, float | None]:
-    """How structured each matrix's change is, the rows' and columns' sizes made alike."""
+def _of_matrices(spectral: Mapping[str, Any], statistic: str) -> dict[str, float | None]:
+    """One statistic of each changed matrix."""
     return {
-        change["name"]: change["balanced_edge"]
+        change["name"]: change[statistic]
         for change in spectral["changes"]
         if change["type"] == "matrix"
     }

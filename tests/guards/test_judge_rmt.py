@@ -37,7 +37,7 @@ def evidence(branches: Any = None, sites: Any = None, **changes: Any) -> dict[st
         "reason": None, "n_windows": 16, "n_edge_windows": 8, "n_tokens": 2048,
         "n_branches": len(branches), "n_branches_compared": len(branches), "parameter_share": 1.0,
         "left_out": [], "outlier_factor": 1.65, "branches": branches,
-        "sites": [site()] if sites is None else sites, "edge_of_change": None,
+        "sites": [site()] if sites is None else sites, "edge_of_change": None, "change_size": {},
     } | changes  # fmt: skip
 
 
@@ -77,6 +77,17 @@ def test_the_edge_is_banded_on_both_sides(sign: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("role", ["v", "qkv", "kv", "kv_b"])
+def test_the_edge_of_what_a_head_may_turn_is_judged_where_no_turn_is_declared(role: str) -> None:
+    turned = evidence(sites=[site(), site("a.v_proj", role=role, fedge=0.09)])
+    for kind in ("any", "finetune", "merge", "reparametrized"):
+        result = judge_rmt(turned, kind=kind, policy=LOOSE)
+        assert (result.passed, result.metrics["largest_feature_edge"]) == (True, 0.0)
+    for kind in ("cast", "quantize8", "quantize4", "prune"):
+        (violation,) = judge_rmt(turned, kind=kind, policy=LOOSE).violations
+        assert (violation.kind, violation.module) == ("feature_edge", "a.v_proj")
+
+
 def test_features_that_stop_varying_are_no_edge_but_fail_by_their_share() -> None:
     few = judge_rmt(evidence(sites=[site(n_newly_dead=40)]), kind="any", policy=LOOSE)
     assert (few.passed, few.metrics["n_newly_dead"]) == (True, 40)
@@ -99,6 +110,17 @@ def test_a_change_with_structure_contradicts_an_elementwise_kind(kind: str) -> N
     ]
     small = judge_rmt(evidence(edge_of_change={"a": 1.20}), kind=kind, policy=RMTPolicy())
     assert small.passed is True
+
+
+def test_the_structure_of_a_change_of_next_to_nothing_contradicts_no_kind() -> None:
+    for size, passed in ((0.00099, True), (0.001, False), (None, False)):
+        found = evidence(edge_of_change={"a": 7.0}, change_size={"a": size})
+        assert judge_rmt(found, kind="cast", policy=RMTPolicy()).passed is passed
+    unsized = evidence(edge_of_change={"a": 7.0})
+    assert judge_rmt(unsized, kind="cast", policy=RMTPolicy()).passed is False
+    strict = RMTPolicy(edge_change_floor=0.0)
+    found = evidence(edge_of_change={"a": 7.0}, change_size={"a": 1e-9})
+    assert judge_rmt(found, kind="cast", policy=strict).passed is False
 
 
 @pytest.mark.parametrize("kind", ["finetune", "merge", "reparametrized", "any"])

@@ -86,7 +86,7 @@ def test_each_statistic_fails_beyond_its_limit_and_passes_at_it(kind: str, stati
         assert (passed.passed, passed.action, passed.reason) == (True, "continue", "ok")
 
 
-@pytest.mark.parametrize("kind", ["finetune", "merge", "reparametrized", "any"])
+@pytest.mark.parametrize("kind", ["finetune", "merge", "any"])
 def test_open_kinds_warn_where_only_the_basis_changed(kind: str) -> None:
     moved = change(relative_change=1.4, ln_sigma=-1.0, canon=0.22)
     result = judge_spectral(evidence(moved), kind=kind)
@@ -95,6 +95,16 @@ def test_open_kinds_warn_where_only_the_basis_changed(kind: str) -> None:
     assert result.violations == ()
     assert judge_spectral(evidence(moved | {"canon": {"value": 0.2201, "part": "up", "reason": None}}),
                           kind=kind).passed is False  # fmt: skip
+
+
+def test_another_basis_is_what_a_declared_reparametrization_leads_one_to_expect() -> None:
+    moved = change(relative_change=1.4, ln_sigma=-1.0, canon=0.22)
+    result = judge_spectral(evidence(moved), kind="reparametrized")
+    assert (result.passed, result.action, result.reason) == (True, "continue", "basis_changed")
+    assert [v.kind for v in result.expected_changes] == ["ln_sigma", "relative_change"]
+    assert result.violations == result.warnings == ()
+    beyond = moved | {"canon": {"value": 0.2201, "part": "up", "reason": None}}
+    assert judge_spectral(evidence(beyond), kind="reparametrized").passed is False
 
 
 @pytest.mark.parametrize("canon", [None, {"value": None, "part": "up", "reason": "zero_baseline"}])

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FAMILIES = ("ffn", "attn", "embed", "other")
 ERROR = GroupLimits(strict=0.083, compression=0.20, open=0.40)
 ANGLE = GroupLimits(strict=0.003, compression=0.016, open=0.06)
+FREE_BASIS = ("v", "qkv", "kv", "kv_b")
+"""Roles of projections whose values may be turned within a head, what reads them turned back."""
 
 
 def _epsilon() -> dict[str, float]:
@@ -52,6 +54,8 @@ class RMTPolicy:
         newly_dead_share: greatest share of a projection's features that newly do not vary.
         edge_of_change: greatest balanced edge of a weight's change under a kind that changes each
             weight by itself.
+        edge_change_floor: ‖ΔW‖/‖W‖ below which a weight's change has no edge to speak of: a cast
+            that is exact but for a few numbers is all structure, and harmless.
         edge_of_change_required: whether its absence under such a kind is an error.
         min_parameter_share: least share of the blocks' parameters in branches.
         epsilon_by_family: the seeds' band of outliers, relative; reported.
@@ -65,6 +69,7 @@ class RMTPolicy:
     feature_edge_band: float = 0.08
     newly_dead_share: float = 0.05
     edge_of_change: float = 1.20
+    edge_change_floor: float = 0.001
     edge_of_change_required: bool = True
     min_parameter_share: float = 0.95
     epsilon_by_family: Mapping[str, float] = field(default_factory=_epsilon)
@@ -79,7 +84,7 @@ class RMTPolicy:
             positive(key, getattr(self, key))
         for key in ("newly_dead_share", "min_parameter_share"):
             share(key, getattr(self, key))
-        for key in ("epsilon_default", "deadband"):
+        for key in ("edge_change_floor", "epsilon_default", "deadband"):
             not_negative(key, getattr(self, key))
         flag("edge_of_change_required", self.edge_of_change_required)
         if not isinstance(self.epsilon_by_family, Mapping):
@@ -110,19 +115,20 @@ def judge_rmt(evidence: GuardEvidence, *, kind: str, policy: RMTPolicy) -> Guard
     Args:
         evidence: of `invarlock_guards.measure.rmt.measure_rmt`; ``edge_of_change`` in it, by
             module, is the largest singular value of each weight's change over that of a random
-            change of its size.
+            change of its size, ``change_size`` that change's ‖ΔW‖/‖W‖.
         kind: the declared kind of change; it chooses the limits.
         policy: the limits.
     """
-    group_of(kind)
+    is_open = group_of(kind) == "open"
     nothing = measured_nothing("rmt", evidence)
     if nothing is not None:
         return nothing
     sites = [row | {"band": abs(row["fedge"])} for row in evidence["sites"] if _known(row)]
+    judged = [row for row in sites if not (is_open and row["role"] in FREE_BASIS)]
     findings = not_finite(evidence)
     findings += beyond("branch_error", evidence["branches"], "e", policy.error.of(kind))
     findings += beyond("branch_angle", evidence["branches"], "c", policy.angle.of(kind))
-    findings += beyond("feature_edge", sites, "band", policy.feature_edge_band)
+    findings += beyond("feature_edge", judged, "band", policy.feature_edge_band)
     findings += _newly_dead(evidence, policy)
     findings += _contradictions(evidence, kind, policy)
     lacking = (
@@ -134,7 +140,7 @@ def judge_rmt(evidence: GuardEvidence, *, kind: str, policy: RMTPolicy) -> Guard
         **branch_counts(evidence),
         **largest("error", evidence["branches"], "e"),
         **largest("angle", evidence["branches"], "c"),
-        **largest("feature_edge", sites, "fedge"),
+        **largest("feature_edge", judged, "fedge"),
         "n_newly_dead": sum(row["n_newly_dead"] for row in evidence["sites"]),
         **outlier_metrics(evidence, policy),
     }
@@ -171,11 +177,19 @@ def _contradictions(evidence: GuardEvidence, kind: str, policy: RMTPolicy) -> li
     if kind not in ELEMENTWISE:
         return []
     limit = policy.edge_of_change
+    sizes = evidence.get("change_size") or {}
     return [
         Finding(Violation("change_contradicts_kind", module, value, limit), value / limit)
         for module, value in (evidence.get("edge_of_change") or {}).items()
-        if value is not None and value > limit
+        if value is not None
+        and value > limit
+        and not _is_smaller(sizes.get(module), policy.edge_change_floor)
     ]
+
+
+def _is_smaller(size: float | None, floor: float) -> bool:
+    """Whether ``size`` is known, and below ``floor``."""
+    return size is not None and size < floor
 
 
 def _without_edge(evidence: GuardEvidence) -> tuple[str, str] | None:

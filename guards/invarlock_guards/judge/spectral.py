@@ -39,9 +39,9 @@ def judge_spectral(
 
     Under the open kinds (`judge.kinds`) a matrix beyond them fails only where its change exceeds
     ``canon_limit`` too after the free choices of parametrisation are removed; without that it is
-    ``basis_changed``, a warning, and where the architecture is unknown ``canon_unavailable``, a
-    warning that asks for the guards that look at activations. NaN or infinite numbers of the
-    subject fail under every kind.
+    ``basis_changed``, a warning, or an expected change where ``reparametrized`` is declared; where
+    the architecture is unknown it is ``canon_unavailable``, a warning that asks for the guards that
+    look at activations. NaN or infinite numbers of the subject fail under every kind.
 
     Args:
         evidence: what `invarlock_guards.measure.spectral.measure_spectral` returned.
@@ -81,8 +81,10 @@ def judge_spectral(
         return GuardResult(
             "spectral", False, "abort", violations[0].kind, text, metrics, violations, (), rest
         )
-    action: Action = "warn" if findings else "continue"
     reason, text = _passing(evidence, n_gating, findings)
+    if kind == "reparametrized" and reason == "basis_changed":
+        return GuardResult("spectral", True, "continue", reason, text, metrics, (), rest)
+    action: Action = "warn" if findings else "continue"
     return GuardResult("spectral", True, action, reason, text, metrics, (), (), rest)
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def measure_rmt(
-    comparison: GuardEvidence, edge_of_change: Mapping[str, float | None] | None = None
+    comparison: GuardEvidence,
+    edge_of_change: Mapping[str, float | None] | None = None,
+    change_size: Mapping[str, float | None] | None = None,
 ) -> GuardEvidence:
     """The RMT guard's evidence from a comparison of branches.
 
@@ -32,9 +34,10 @@ def measure_rmt(
         edge_of_change: by module, the largest singular value of the weight's change over that of a
             random change of its size; None for one that did not change, or altogether where it was
             not measured.
+        change_size: by module, ‖ΔW‖/‖W‖ of the same changes; what it leaves out counts as large.
     """
     edges = None if edge_of_change is None else dict(edge_of_change)
-    return {**comparison, "edge_of_change": edges}
+    return {**comparison, "edge_of_change": edges, "change_size": dict(change_size or {})}
 
 
 class RMTGuard(Guard):
@@ -77,13 +80,14 @@ class RMTGuard(Guard):
     def validate(self, model: Any, adapter: Any, context: Any) -> GuardResult:
         """Compare the subject with the recorded baseline.
 
-        ``context`` may be a mapping that holds ``edge_of_change``, for kinds that change each
-        weight by itself.
+        ``context`` may be a mapping that holds ``edge_of_change`` and ``change_size``, for kinds
+        that change each weight by itself.
         """
         del adapter
         if self._record is None:
             text = "the baseline was never shown to the guard"
             return GuardResult(self.name, None, "abort", "not_prepared", text)
-        edges = context.get("edge_of_change") if isinstance(context, Mapping) else None
+        given = context if isinstance(context, Mapping) else {}
         comparison = compare_branches(model, self._batches, self._record)
-        return judge_rmt(measure_rmt(comparison, edges), kind=self._kind, policy=self._policy)
+        evidence = measure_rmt(comparison, given.get("edge_of_change"), given.get("change_size"))
+        return judge_rmt(evidence, kind=self._kind, policy=self._policy)
