@@ -61,7 +61,7 @@ def read_result(guard: str, answer: object) -> GuardResult:
 
 
 def read_prepared(guard: str, answer: object) -> dict[str, Any]:
-    """The answer of ``prepare``; raises GuardAnswerError unless it says ``ready``, true or false."""
+    """The answer of ``prepare``; GuardAnswerError unless it says ``ready``, true or false."""
     if not isinstance(answer, Mapping) or not isinstance(answer.get("ready"), bool):
         raise GuardAnswerError(f"{guard}: prepare gave no mapping with ready true or false")
     return dict(answer)
