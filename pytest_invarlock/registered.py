@@ -58,16 +58,8 @@ class Registered:
             ) from error
 
     def code_digest(self) -> str | None:
-        """``sha256:`` over the Python files of the top-level package or module, by name.
-
-        What that code imports from elsewhere is not in it. None where there is no such module.
-        """
-        top = self._entry.module.partition(".")[0]
-        content = hashlib.sha256()
-        files = list(_python_files(top))
-        for name, path in files:
-            content.update(f"{name}|".encode() + hashlib.sha256(path.read_bytes()).digest())
-        return "sha256:" + content.hexdigest() if files else None
+        """The digest of the code that it names; None where there is none."""
+        return code_digest(self._entry.module)
 
 
 def registered(group: Group) -> dict[str, tuple[Registered, ...]]:
@@ -82,6 +74,18 @@ def registered(group: Group) -> dict[str, tuple[Registered, ...]]:
     return {name: tuple(found[name].values()) for name in sorted(found)}
 
 
+def code_digest(module: str) -> str | None:
+    """``sha256:`` over the Python files of the top-level package or module of ``module``, by name.
+
+    What that code imports from elsewhere is not in it. None where there is no such file.
+    """
+    content = hashlib.sha256()
+    files = list(_python_files(module.partition(".")[0]))
+    for name, path in files:
+        content.update(f"{name}|".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return "sha256:" + content.hexdigest() if files else None
+
+
 def one_line(error: BaseException) -> str:
     """The kind of ``error`` and the first line of its text."""
     lines = str(error).strip().splitlines()
@@ -89,7 +93,11 @@ def one_line(error: BaseException) -> str:
 
 
 def _python_files(module: str) -> Iterator[tuple[str, Path]]:
-    spec = find_spec(module)
+    try:
+        spec = find_spec(module)
+    except ValueError:
+        # A module that was run rather than imported has none.
+        spec = None
     if spec is None:
         return
     if spec.submodule_search_locations is None:

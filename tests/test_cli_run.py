@@ -206,7 +206,7 @@ def test_the_current_folder_is_no_place_of_modules(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(SUITE + NOOP)
     (tmp_path / "pytest.py").write_text("raise SystemExit('shadowed')\n")
     result = invarlock(tmp_path, "run", "-c", "my.yaml", "--", "--co", *PLAIN)
-    assert len(collected(result)) == 4
+    assert len(collected(result)) == 7
 
 
 def test_an_interrupt_ends_in_pytests_status(tmp_path: Path) -> None:

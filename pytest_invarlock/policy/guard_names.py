@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, KNOWN_GUARDS
-from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.registered import GUARDS, registered
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def registered_guard(name: str) -> Registered:
     if not found:
         raise ConfigError(
             f"no guard is named {name!r}",
-            remedy=nearest(name, [*KNOWN_GUARDS, *foreign_guard_names()], "guard")
-            + ", or install the package that registers it",
+            remedy=_remedy(name),
             code="UNKNOWN_GUARD",
         )
     if len(found) > 1:
@@ -45,3 +44,12 @@ def registered_guard(name: str) -> Registered:
             code="GUARD_TWICE",
         )
     return found[0]
+
+
+def _remedy(name: str) -> str:
+    known = [*KNOWN_GUARDS, *foreign_guard_names()]
+    # Closer than of other names: a guard whose package is missing resembles none.
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"install the package that registers it; there are: {', '.join(known)}"
