@@ -15,6 +15,7 @@ COMMAND_MODULES = (
     "pytest_invarlock.run_commands",
     "pytest_invarlock.evidence.commands",
     "pytest_invarlock.doctor.commands",
+    "pytest_invarlock.plugin_commands",
 )
 PYTEST_FRONTS = ("run", "certify")
 """Commands with pytest's exit statuses; what stands after ``--`` is for pytest."""

@@ -2,7 +2,7 @@
 
 Items, certificates, the final verdict, `verify` and `regate` all call `decide`; nothing else
 compares a number with a threshold. The checks on losses stand in `checks`, those on weights and
-structure in `invarlock_guards.judge`.
+structure in `invarlock_guards.judge`; what another package's guard answered is taken as it stands.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from invarlock_guards.judge.rmt import judge_rmt
 from invarlock_guards.judge.spectral import judge_spectral
 from invarlock_guards.judge.variance import judge_variance
 
+from pytest_invarlock.checks.attested import attested_check
 from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.decision_policy import (
+    KNOWN_GUARDS,
+    DecisionPolicy,
+    Expectation,
+    Strictness,
+)
 from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.records import Facts
 
@@ -115,6 +121,8 @@ def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         if broken is not None and broken.outcome is Outcome.ERROR:
             return broken
         return _CHECKS[name](facts, policy)
+    if name not in KNOWN_GUARDS:
+        return attested_check(name, facts, policy.modes.get(name, "gate"))
     return _guard(name, facts, policy)
 
 
@@ -138,14 +146,8 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
                 "the baseline itself holds NaN or infinity",
             )
         return _guard_check(judge_invariants(evidence, kind=facts.kind), policy.modes[name])
-    if name in _JUDGES:
-        limits = guard_policy(name, policy.guards.get(name, {}))
-        return _guard_check(
-            _JUDGES[name](evidence, kind=facts.kind, policy=limits), policy.modes[name]
-        )
-    return CheckDecision(
-        name, Outcome.ERROR, "unknown_check", f"this version has no judge for {name}"
-    )
+    limits = guard_policy(name, policy.guards.get(name, {}))
+    return _guard_check(_JUDGES[name](evidence, kind=facts.kind, policy=limits), policy.modes[name])
 
 
 def _guard_check(result: GuardResult, mode: str) -> CheckDecision:

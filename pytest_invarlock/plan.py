@@ -216,6 +216,15 @@ class WindowSelection:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignGuard:
+    """Another package's guard: its name in the entry points, and its constructor's arguments."""
+
+    name: str
+    # Kept out of the hash: a mapping has none.
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SequentialPlan:
     """After which documents measuring may stop, and against which limit.
 
@@ -247,15 +256,17 @@ class MeasurementPlan:
     ``adapter`` and ``metric`` may say ``auto``: the checkpoint's ``config.json`` decides;
     ``batch_tokens`` bounds
     the tokens of one forward pass; ``draw`` (k from 0) selects the windows together with the data
-    seed; ``guards`` lists the guards whose evidence is taken; ``mask_probability`` is the share of
-    tokens that ``ppl_mlm`` predicts; ``strict_pairing`` ends the measurement where the subject's
-    own tokenizer gives other windows; ``sequential`` None measures every planned window; ``notes``
-    say what was assumed, for the certificate, and change nothing that is measured.
+    seed; ``guards`` lists the guards whose evidence is taken, ``foreign_guards`` those of other
+    packages that are asked; ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
+    ``strict_pairing`` ends the measurement where the subject's own tokenizer gives other windows;
+    ``sequential`` None measures every planned window; ``notes`` say what was assumed, for the
+    certificate, and change nothing that is measured.
     """
 
     source: DataSource
     windows: WindowSelection
     guards: tuple[str, ...] = ("invariants", "spectral", "rmt", "variance")
+    foreign_guards: tuple[ForeignGuard, ...] = ()
     metric: Metric | Literal["auto"] = "auto"
     adapter: str = "auto"
     device: str = "auto"

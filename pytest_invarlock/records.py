@@ -89,8 +89,9 @@ class Facts:
 
     ``baseline`` and ``subject`` identify models by digests; ``edit`` says what was applied and to
     how much; ``data`` identifies tokenised data and its sampling; ``guards`` maps guard names to
-    their evidence; ``error`` is the code of a typed error that ended the measurement, and then
-    ``arms`` and ``guards`` may be empty.
+    their evidence; ``attested`` maps names of other packages' guards to who they are and what they
+    answered, which nobody can derive again; ``error`` is the code of a typed error that ended the
+    measurement, and then ``arms`` and ``guards`` may be empty.
     """
 
     model: str
@@ -104,6 +105,7 @@ class Facts:
     data: Mapping[str, Any]
     arms: Mapping[Arm, ArmLosses]
     guards: Mapping[str, Mapping[str, Any]]
+    attested: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     divergence: Mapping[str, Any] = field(default_factory=dict)
     noise_floor: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
@@ -135,6 +137,7 @@ class Facts:
                 for arm, losses in self.arms.items()
             },
             "guards": {name: dict(evidence) for name, evidence in self.guards.items()},
+            "attested": {name: dict(entry) for name, entry in self.attested.items()},
             "divergence": dict(self.divergence),
             "noise_floor": dict(self.noise_floor),
             "error": self.error,
@@ -199,6 +202,7 @@ def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
         data=stated["data"],
         arms=_read_arms(stated["arms"], arrays),
         guards=stated["guards"],
+        attested=stated["attested"],
         divergence=stated["divergence"],
         noise_floor=stated["noise_floor"],
         error=stated["error"],

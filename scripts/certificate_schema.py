@@ -24,6 +24,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "subject": ("identity", "subject"),
     "edit": ("edit",),
     "guards": ("guards",),
+    "attested": ("attested",),
     "divergence": ("divergence",),
     "noise_floor": ("noise_floor",),
 }

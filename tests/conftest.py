@@ -44,6 +44,39 @@ def random_text(seed: int, words: int) -> str:
     )
 
 
+class Installer(Protocol):
+    def __call__(
+        self, name: str, code: str, *, group: str = "invarlock.guards", **entries: str
+    ) -> Path: ...
+
+
+@pytest.fixture
+def install(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Installer:
+    """Puts a one-module distribution on the path, with its metadata, as pip would.
+
+    ``entries`` maps entry-point names to ``module:attribute`` (or just the attribute).
+    """
+    import sys
+
+    def make(name: str, code: str, *, group: str = "invarlock.guards", **entries: str) -> Path:
+        site = tmp_path_factory.mktemp("site")
+        module = name.replace("-", "_")
+        (site / f"{module}.py").write_text(code, encoding="utf-8")
+        info = site / f"{module}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n", encoding="utf-8"
+        )
+        lines = [f"{k} = {v if ':' in v else f'{module}:{v}'}" for k, v in entries.items()]
+        text = "\n".join([f"[{group}]", *lines]) + "\n"
+        (info / "entry_points.txt").write_text(text, encoding="utf-8")
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return site / f"{module}.py"
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A byte-level BPE tokenizer of 320 tokens, trained here."""

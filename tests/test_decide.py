@@ -62,12 +62,12 @@ def test_a_baseline_that_is_itself_damaged_is_an_error() -> None:
     assert (check.outcome, check.reason) == (Outcome.ERROR, "baseline_non_finite")
 
 
-def test_a_check_without_a_judge_is_an_error() -> None:
+def test_a_check_without_a_judge_or_an_answer_is_an_error() -> None:
     decision = decide(
         facts(guards={"invariants": CLEAN, "entropy": {}}),
         policy(checks=("invariants", "entropy")),
     )
-    assert decision.check("entropy").reason == "unknown_check"
+    assert decision.check("entropy").reason == "not_evaluated"
     assert decision.check("entropy").outcome is Outcome.ERROR
 
 

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from invarlock_guards.answers import GuardAnswerError
+    from invarlock_guards.chain import ChainResult, GuardChain
     from invarlock_guards.contract import Guard, GuardEvidence, GuardResult, Violation
     from invarlock_guards.measure.invariants import InvariantsGuard
     from invarlock_guards.measure.rmt import RMTGuard
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     from invarlock_guards.measure.variance import VarianceGuard
 
 _HOMES = {
+    "ChainResult": "invarlock_guards.chain",
     "Guard": "invarlock_guards.contract",
+    "GuardAnswerError": "invarlock_guards.answers",
+    "GuardChain": "invarlock_guards.chain",
     "GuardEvidence": "invarlock_guards.contract",
     "GuardResult": "invarlock_guards.contract",
     "Violation": "invarlock_guards.contract",
@@ -27,7 +32,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "ChainResult",
     "Guard",
+    "GuardAnswerError",
+    "GuardChain",
     "GuardEvidence",
     "GuardResult",
     "InvariantsGuard",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Action = Literal["continue", "warn", "rollback", "abort"]
+Status = Literal["passed", "warned", "failed", "not_evaluated"]
 
 GuardEvidence = Mapping[str, Any]
 """What a guard measured, as strict-JSON values; the only input of its judge."""
@@ -41,7 +42,8 @@ class GuardResult:
     ``passed`` is None where nothing could be judged; ``reason`` then says why, and a policy that
     demands the guard turns that into an error, never into a pass. ``expected_changes`` are
     differences the declared kind of change allows; ``warnings`` are findings that do not decide,
-    each with the limit it broke.
+    each with the limit it broke. ``metrics`` of a built-in guard are numbers and texts; another's
+    are what it gave.
     """
 
     guard: str
@@ -49,10 +51,19 @@ class GuardResult:
     action: Action
     reason: str
     text: str
-    metrics: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
     expected_changes: tuple[Violation, ...] = ()
     warnings: tuple[Violation, ...] = ()
+
+    @property
+    def status(self) -> Status:
+        """``passed`` and ``action`` in one word: what warns has passed, or failed and let pass."""
+        if self.passed is None:
+            return "not_evaluated"
+        if self.action == "warn":
+            return "warned"
+        return "passed" if self.passed else "failed"
 
 
 class Guard(ABC):

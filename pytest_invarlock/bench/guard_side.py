@@ -53,13 +53,20 @@ def record_baseline(
     """
     if not set(ACTIVATIONS) & set(plan.guards):
         return UNRECORDED
+    batches = guard_batches(baseline, windows, plan)
+    return RecordedBaseline(batches, record_branches(baseline.model, batches))
+
+
+def guard_batches(
+    baseline: LoadedModel, windows: WindowSet, plan: MeasurementPlan
+) -> list[dict[str, Any]]:
+    """The guards' windows as keyword arguments of forward passes, made afresh."""
     chosen = windows.calibration or windows.preview[: plan.windows.guard_windows]
     shape = batch_shape(baseline, plan.batch_tokens, windows.reading)
-    batches = [
+    return [
         {**batch.inputs, **batch.options}
         for batch in make_batches(chosen, shape, device=baseline.device)
     ]
-    return RecordedBaseline(batches, record_branches(baseline.model, batches))
 
 
 def guard_evidence(

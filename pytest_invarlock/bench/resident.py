@@ -22,6 +22,7 @@ from pytest_invarlock.bench.damaged_view import damaged_subject
 from pytest_invarlock.bench.draws import Draws, batch_shape
 from pytest_invarlock.bench.function_state import function_state
 from pytest_invarlock.bench.guard_side import RecordedBaseline, record_baseline
+from pytest_invarlock.bench.guard_sources import GuardSource, InstalledGuards
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.memory import free_memory
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
@@ -65,6 +66,7 @@ class Bench:
     plan: MeasurementPlan
     cache: Path | None = None
     adapter: Adapter = field(default_factory=HF_Auto_Adapter)
+    guard_source: GuardSource = field(default_factory=InstalledGuards)
     progress: Progress = _silent
     log: Log = _silent
     counters: Counters = field(default_factory=Counters)

@@ -54,6 +54,7 @@ def make_certificate(record: Record, policy: DecisionPolicy, *, run_id: str) -> 
         "pairing": {key: facts.data.get(key) for key in _PAIRING},
         "structure": _structure(facts),
         "guards": {name: dict(evidence) for name, evidence in facts.guards.items()},
+        "attested": {name: dict(entry) for name, entry in facts.attested.items()},
         "dataset": dict(facts.data),
         "identity": {"baseline": dict(facts.baseline), "subject": dict(facts.subject)},
         "edit": None if facts.edit is None else dict(facts.edit),

@@ -119,6 +119,7 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         *_divergence(certificate["divergence"]),
         *_section("Noise floor", "the baseline, again", certificate["noise_floor"], _NOISE),
         *_section("Pairing", "share", certificate["pairing"], _PAIRING),
+        *_attested(certificate["attested"]),
         *_violations(decision["checks"]),
         "## Identity",
         "",
@@ -162,6 +163,19 @@ def _section(
         if numbers and numbers.get(key) is not None
     ]
     return [f"## {title}", "", f"| {caption} | |", "|---|---|", *rows, ""] if rows else []
+
+
+def _attested(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whose guards answered: nobody can derive what they said from the numbers."""
+    if not guards:
+        return []
+    rows = [
+        f"| {name} | {' '.join(filter(None, (one['distribution'], one['version']))) or 'unknown'} "
+        f"| `{one['code'] or 'unknown'}` |"
+        for name, one in sorted(guards.items())
+    ]
+    head = ["## Attested guards", "", "| guard | package | code |", "|---|---|---|"]
+    return [*head, *rows, ""]
 
 
 def _violations(checks: list[Mapping[str, Any]]) -> list[str]:

@@ -9,11 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from invarlock_guards.answers import GuardAnswerError
+from invarlock_guards.chain import ChainResult, GuardChain
 from invarlock_guards.contract import Guard, GuardEvidence, GuardResult, Violation
 
 __all__ = [
+    "ChainResult",
     "EditLike",
     "Guard",
+    "GuardAnswerError",
+    "GuardChain",
     "GuardEvidence",
     "GuardResult",
     "GuardWithPrepare",

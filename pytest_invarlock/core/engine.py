@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pytest_invarlock.bench.draws import metric_of
+from pytest_invarlock.bench.foreign_guards import PreparedGuard, attested_answers, prepare_guards
 from pytest_invarlock.bench.guard_side import UNRECORDED, guard_evidence
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
@@ -122,15 +123,18 @@ def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
         broken = None if scenario.subject is None else unloadable_subject(bench, scenario.subject)
         bench.prove_baseline()
         if broken is not None:
+            foreign = prepare_guards(bench, draw)
             ready = time.perf_counter()
             determinism = determinism_in_force(bench.plan.for_draw(draw))
-            return _Taken(_facts(bench, scenario, draw, broken, None), ready, determinism)
+            return _Taken(_facts(bench, scenario, draw, broken, None, foreign), ready, determinism)
         evidence = bench.baseline_evidence(draw)
         bench.recorded_baseline(draw)
+        foreign = prepare_guards(bench, draw)
         ready = time.perf_counter()
         determinism = determinism_in_force(bench.plan.for_draw(draw))
         with _subject(bench, scenario) as subject:
-            return _Taken(_facts(bench, scenario, draw, subject, evidence), ready, determinism)
+            facts = _facts(bench, scenario, draw, subject, evidence, foreign)
+            return _Taken(facts, ready, determinism)
 
 
 def _take_again(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
@@ -179,6 +183,7 @@ def _facts(
     draw: int,
     subject: Subject,
     evidence: BaselineEvidence | None,
+    foreign: tuple[PreparedGuard, ...],
 ) -> Facts:
     """Facts about ``subject``; ``evidence`` is None where nothing of it can be measured."""
     windows = bench.windows(draw)
@@ -209,6 +214,7 @@ def _facts(
             scenario,
             baseline,
             subject.loaded.checkpoint_digest,
+            foreign,
         ),
         baseline=baseline,
         subject=_identity(subject.loaded, subject.digests, subject.structure)
@@ -227,6 +233,8 @@ def _facts(
         },
         arms=arms,
         guards=guards,
+        # Last of all that looks at the subject: others' code has no say in our numbers.
+        attested=attested_answers(bench, scenario, draw, subject, foreign),
         divergence=_divergence(subject, measured, evidence),
         noise_floor={} if evidence is None else evidence.noise_floor,
     )
@@ -278,6 +286,7 @@ def _plan_document(
     scenario: Scenario,
     baseline: Mapping[str, Any],
     checkpoint: str | None,
+    foreign: tuple[PreparedGuard, ...] = (),
 ) -> dict[str, Any]:
     return {
         **plan.document(source=source, data_digest=data_digest),
@@ -287,6 +296,9 @@ def _plan_document(
             scenario.edit.document() if scenario.edit is not None else {"checkpoint": checkpoint}
         ),
         "code": code_digest(),
+        **(
+            {"foreign_guards": {one.name: dict(one.identity) for one in foreign}} if foreign else {}
+        ),
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_invarlock.adapters.hf_causal import LoadedModel, context_length
+from pytest_invarlock.bench.guard_sources import CallersGuards
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest, tensor_digests
@@ -38,13 +39,19 @@ from pytest_invarlock.faults.structural import VIEW_FAULTS
 from pytest_invarlock.plan import (
     DataSource,
     EditSpec,
+    ForeignGuard,
     MeasurementPlan,
     Pair,
     Scenario,
     WindowSelection,
 )
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
-from pytest_invarlock.policy.guard_limits import POLICY_OF
+from pytest_invarlock.policy.decision_policy import (
+    KNOWN_GUARDS,
+    DecisionPolicy,
+    Expectation,
+    Strictness,
+)
+from pytest_invarlock.policy.guard_names import NAME, RESERVED
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Setting, Settings
 from pytest_invarlock.policy.suite import KINDS
@@ -53,10 +60,10 @@ if TYPE_CHECKING:
     from invarlock_guards.contract import Guard
 
     from pytest_invarlock.core.api import EditLike, ModelAdapter
+    from pytest_invarlock.policy.decision_policy import Mode
     from pytest_invarlock.records import Record
 
 MODEL = "model"
-BUILT_IN_GUARDS = ("invariants", *POLICY_OF)
 
 
 class CallersBench(Bench):
@@ -107,7 +114,9 @@ class CoreRunner:
                 `RTNQuantEdit`, is run as that named edit; any other is applied to a copy, which
                 takes the model's memory a second time (and, while ``apply`` runs, a third time
                 in main memory), and carried over on success.
-            guards: which built-in guards to demand; the tier's others are left out.
+            guards: which guards to demand; the tier's others are left out. One that is not
+                built-in is asked itself: ``prepare``, where it has that, on ``model`` before the
+                edit, ``validate`` after it. What fails in it rolls back, what it aborts has failed.
             config: limits and names of tier and profile.
             calibration_data: mappings with ``input_ids`` (1, length) and ``attention_mask``; each
                 is one window and, without document ids, one document.
@@ -116,7 +125,9 @@ class CoreRunner:
 
         Raises:
             DataError: no calibration data, or fewer windows than asked for.
-            ConfigError: a guard this version does not have.
+            ConfigError: ``GUARD_UNUSABLE`` for a guard without ``validate``, or whose name is
+                taken or cannot stand in a record.
+            GuardError: ``GUARD_ALTERED_MODEL`` where a guard changed the model.
             AdapterError: ``ADAPTER_UNUSABLE`` for an adapter that lacks a method, which is named.
             EditError: ``EDIT_UNUSABLE`` for an edit that does, or that gives back no mapping;
                 ``EDIT_UNFIT`` where ``can_edit`` says no; ``EDIT_STRUCTURAL`` for a change of more
@@ -126,13 +137,7 @@ class CoreRunner:
         """
         check_adapter(adapter)
         check_edit_object(edit)
-        unknown = [guard.name for guard in guards if guard.name not in BUILT_IN_GUARDS]
-        if unknown:
-            raise ConfigError(
-                f"guard {unknown[0]!r} cannot be run by this version",
-                remedy=f"pass only: {', '.join(BUILT_IN_GUARDS)}",
-                code="UNKNOWN_GUARD",
-            )
+        own = _own_guards(guards)
         spec = spec_of(edit)
         if spec is not None and spec.name in VIEW_FAULTS:
             raise EditError(
@@ -147,8 +152,12 @@ class CoreRunner:
                 code="TRAINING_MODE",
             )
         windows = window_set(calibration_data, preview_n, final_n, context_length(model))
-        plan = replace(_plan(model, windows), guards=tuple(guard.name for guard in guards))
-        bench = CallersBench(Pair(MODEL, MODEL), plan)
+        plan = replace(
+            _plan(model, windows),
+            guards=tuple(guard.name for guard in guards if guard.name in KNOWN_GUARDS),
+            foreign_guards=tuple(ForeignGuard(name) for name in own),
+        )
+        bench = CallersBench(Pair(MODEL, MODEL), plan, guard_source=CallersGuards(own))
         bench.adopt(LoadedModel(model, None, None, context_length(model), None))
         bench.use_windows(0, windows)
         before = bench.digests
@@ -317,11 +326,39 @@ def _policy(config: RunConfig, scenario: Scenario, guards: Sequence[str]) -> Dec
     limits = {"primary_metric": {key: v for key, v in given.items() if v is not None}}
     expected = {(MODEL, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy(limits, settings, expected)
-    return replace(policy, checks=(*guards, "primary_metric"))
+    # Who hands a guard over asks for its verdict.
+    own: dict[str, Mode] = dict.fromkeys((g for g in guards if g not in KNOWN_GUARDS), "gate")
+    return replace(policy, checks=(*guards, "primary_metric"), modes={**policy.modes, **own})
+
+
+def _own_guards(guards: Sequence[Guard]) -> dict[str, Guard]:
+    """The guards that are not built-in, by name; raises ConfigError for one that cannot be one."""
+    own: dict[str, Guard] = {}
+    for guard in guards:
+        name = getattr(guard, "name", None)
+        if name in KNOWN_GUARDS:
+            continue
+        why = None
+        if not isinstance(name, str) or NAME.fullmatch(name) is None:
+            why = "has no name of letters, digits and _ . -"
+        elif name in RESERVED or name in own:
+            why = f"has the name {name!r}, which is taken"
+        elif not callable(getattr(guard, "validate", None)):
+            why = "has no validate()"
+        if why is not None or not isinstance(name, str):
+            raise ConfigError(
+                f"guard {type(guard).__name__} {why}", remedy="mend it", code="GUARD_UNUSABLE"
+            )
+        own[name] = guard
+    return own
 
 
 def _status(decision: Decision, config: RunConfig) -> tuple[Status, str | None]:
-    if decision.outcome is Outcome.ERROR or "invariants" in decision.fired:
+    aborted = any(
+        check.check in decision.fired and check.numbers.get("action") == "abort"
+        for check in decision.checks
+    )
+    if decision.outcome is Outcome.ERROR or "invariants" in decision.fired or aborted:
         return "failed", decision.text
     if decision.outcome is Outcome.FAIL:
         return "rollback", None

@@ -18,7 +18,7 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
-from pytest_invarlock.evidence.strict_json import digest, loads
+from pytest_invarlock.evidence.strict_json import canonical, digest, loads
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import (
@@ -131,6 +131,7 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
         findings.append(_undecidable(VERDICT, error))
     findings += _compare_manifest(pack, stated, records, policies_digest(documents))
     findings += _compare_scenarios(pack, records)
+    findings += _attested_notes(records)
     return findings + _unexplained_files(pack, records)
 
 
@@ -151,6 +152,20 @@ def _policy_note(policy: DecisionPolicy) -> Finding:
     elif differences:
         text += f"; differs from the shipped tier {policy.tier} in: {', '.join(differences)}"
     return Finding("POLICY", Stage.SEMANTICS, POLICY, text, "note")
+
+
+def _attested_notes(records: Sequence[Record]) -> list[Finding]:
+    """What is believed rather than derived: answers of other packages' guards, each code once."""
+    told: set[str] = set()
+    for name, guard in (entry for record in records for entry in record.facts.attested.items()):
+        who = " ".join(filter(None, (guard["distribution"], guard["version"])))
+        code = guard["code"] or "unknown"
+        told.add(
+            f"guard {name} of {who or 'no package'} ({guard['entry_point']}, code {code}, "
+            f"parameters {canonical(guard['parameters']).decode()}): its answer is attested by who "
+            "measured, and cannot be derived again"
+        )
+    return [Finding("GUARD_ATTESTED", Stage.SEMANTICS, "", text, "note") for text in sorted(told)]
 
 
 def _undecidable(path: str, error: Exception) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -29,9 +30,15 @@ from pytest_invarlock.policy.decision_policy import (
     Mode,
     TailLimits,
 )
+from pytest_invarlock.policy.foreign_guards import (
+    demanded_guards,
+    foreign_modes,
+    guard_blocks,
+    ordered_checks,
+)
 from pytest_invarlock.policy.guard_limits import POLICY_OF, overridden
 from pytest_invarlock.policy.presets import Preset, chosen_preset
-from pytest_invarlock.policy.tiers import Profile, load_profile, load_tier
+from pytest_invarlock.policy.tiers import Profile, Tier, load_profile, load_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,6 +156,20 @@ def _check_arms(dataset: Mapping[str, Any], settings: Settings, profile: Profile
         )
 
 
+def with_foreign_guards(
+    plan: MeasurementPlan, value: Mapping[str, Any], settings: Settings, folder: Path | None
+) -> MeasurementPlan:
+    """``plan`` with the guards of other packages that the tier and the document demand."""
+    tier = _tier(value, settings, folder)
+    return replace(plan, foreign_guards=demanded_guards(tier, value.get("guards", {})))
+
+
+def _tier(value: Mapping[str, Any], settings: Settings, folder: Path | None) -> Tier:
+    """The tier: as set, as the document says, else ``balanced``."""
+    named = settings.text("tier")
+    return load_tier(named) if named else load_tier(str(value.get("tier", "balanced")), folder)
+
+
 def build_policy(
     value: Mapping[str, Any],
     settings: Settings,
@@ -162,14 +183,16 @@ def build_policy(
     profile = resolve_profile(value, settings)
     preset = chosen_preset(value, settings, folder or Path())
     band = {} if preset is None or preset.drift_band is None else {"band": preset.drift_band}
-    named = settings.text("tier")
-    tier = load_tier(named) if named else load_tier(str(value.get("tier", "balanced")), folder)
+    tier = _tier(value, settings, folder)
     metric: Mapping[str, Any] = value.get("primary_metric", {})
     floors: Mapping[str, Any] = value.get("floors", {})
-    given: Mapping[str, Mapping[str, Any]] = value.get("guards", {})
+    asked: Mapping[str, Any] = value.get("guards", {})
+    given = guard_blocks(asked)
+    foreign = demanded_guards(tier, asked)
     modes: dict[str, Mode] = {
         **tier.modes,
         **{name: guard["mode"] for name, guard in given.items() if "mode" in guard},
+        **foreign_modes(foreign, tier, given),
     }
     guards = {
         name: overridden(name, tier.guards.get(name, {}), given.get(name, {}), place="suite file")
@@ -184,14 +207,14 @@ def build_policy(
     }
     if "bootstrap_replicates" in value:
         provenance["bootstrap_replicates"] = "suite file"
-    if named:
+    if settings.text("tier"):
         provenance["tier"] = settings.made["tier"].origin
     if tier.file_digest is not None:
         provenance["tier_file"] = tier.file_digest
     return DecisionPolicy(
         tier=tier.name,
         profile=profile.name,
-        checks=tier.checks,
+        checks=ordered_checks(tier, foreign, asked),
         modes=modes,
         guards=guards,
         primary_metric=MetricLimits(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.plan import EditSpec, Scenario
-from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.decision_policy import KNOWN_GUARDS, Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.extended_document import as_word, name_of_file
 from pytest_invarlock.policy.guard_limits import POLICY_OF
@@ -146,14 +146,16 @@ def _guard_notes(guards: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _guards(value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Modes and limits of the guards that the configuration gives some."""
+def _guards(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The order of the guards, and the modes, limits and parameters of those that have some."""
     given: Mapping[str, Any] = value.get("guards", {})
-    blocks = {
-        name: {key: limit for key, limit in given.get(name, {}).items() if key not in _NOT_FOLLOWED}
-        for name in ("invariants", *POLICY_OF)
+    blocks: dict[str, Any] = {
+        name: {key: v for key, v in block.items() if key not in _NOT_FOLLOWED}
+        if name in POLICY_OF
+        else block
+        for name, block in given.items()
     }
-    return {name: block for name, block in blocks.items() if block}
+    return {name: block for name, block in blocks.items() if block or name not in KNOWN_GUARDS}
 
 
 def _metric(document: YamlDocument) -> str | None:

@@ -15,7 +15,11 @@ from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation,
 from pytest_invarlock.policy.extended_document import extended
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.placed_errors import placing_errors
-from pytest_invarlock.policy.plan_settings import build_plan, build_policy
+from pytest_invarlock.policy.plan_settings import (
+    build_plan,
+    build_policy,
+    with_foreign_guards,
+)
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
 from pytest_invarlock.policy.run_configuration import (
     is_run_configuration,
@@ -205,6 +209,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
     }
     policy = build_policy({}, settings, expectations)
     plan = with_sequence(build_plan({}, settings, rootpath), policy, settings)
+    plan = with_foreign_guards(plan, {}, settings, None)
     return Suite(
         name=COMPARE,
         node_prefix=f"invarlock/{COMPARE}",
@@ -283,6 +288,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
     with placing_errors(document, settings):
         policy = build_policy(value, settings, expectations, folder)
         plan = with_sequence(build_plan(value, settings, folder), policy, settings)
+        plan = with_foreign_guards(plan, value, settings, folder)
     return Suite(
         name=value["name"],
         node_prefix=prefix,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.plan import Description, EditSpec, Scenario
-from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
+from pytest_invarlock.policy.guard_names import foreign_guard_names
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.schema_check import dotted
 from pytest_invarlock.policy.tuned import check_clean, is_clean
 
 if TYPE_CHECKING:
@@ -132,6 +134,7 @@ def _entry(
     strictness, by_model = _strictness(document, index, entry["strictness"], folder)
     demands = {strictness, *by_model.values()}
     detectors = entry.get("detectors", {})
+    _check_detectors(document, index, entry)
     if detectors and demands == {Strictness.MUST_PASS}:
         raise ConfigError(
             f"{document.place((*at, 'detectors'))}: scenarios[{index}].detectors: "
@@ -169,6 +172,22 @@ def _runs(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple
             code="BAD_VALUE",
         )
     return tuple(sorted(seeds)) or tuple(range(runs or 0))
+
+
+def _check_detectors(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a detector or a primary guard that no check is named as."""
+    at: tuple[str | int, ...] = ("scenarios", index)
+    named = [((*at, "primary_guard"), entry["primary_guard"])] if "primary_guard" in entry else []
+    for which, names in entry.get("detectors", {}).items():
+        named += [((*at, "detectors", which, place), name) for place, name in enumerate(names)]
+    for path, name in named:
+        # Whether another package's guard is also asked, its check tells.
+        if name not in KNOWN_CHECKS and name not in foreign_guard_names():
+            raise ConfigError(
+                f"{document.place(path)}: {dotted(path)}: no check is named {name!r}",
+                remedy=nearest(name, [*KNOWN_CHECKS, *foreign_guard_names()], "check"),
+                code="BAD_VALUE",
+            )
 
 
 def _meant_detector(entry: Mapping[str, Any]) -> dict[str, list[str]]:

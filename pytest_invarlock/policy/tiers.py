@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import sha256_text
-from pytest_invarlock.policy.decision_policy import METRIC_CHECKS
+from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, METRIC_CHECKS
 from pytest_invarlock.policy.guard_limits import POLICY_OF, guard_policy, without_mode
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import names, read_text
@@ -26,7 +26,8 @@ class Tier:
     """Limits: which checks are demanded, in which mode, and how much change they allow.
 
     ``accuracy``, ``tail`` and ``drift`` hold the file's keys, which are the fields of
-    `AccuracyLimits`, `TailLimits` and `DriftLimits`; ``guards`` the limits of each guard with some.
+    `AccuracyLimits`, `TailLimits` and `DriftLimits`; ``guards`` the limits of each guard with some;
+    ``foreign`` the parameters of other packages' guards among the checks.
     ``file_digest`` is ``sha256:`` of the YAML file it was read from; None for a shipped one.
     """
 
@@ -44,6 +45,7 @@ class Tier:
     drift: Mapping[str, Any]
     token_floor: int
     provenance: Mapping[str, str]
+    foreign: Mapping[str, Mapping[str, Any]]
     file_digest: str | None = None
 
 
@@ -100,6 +102,11 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
         drift=dict(value["drift"]),
         token_floor=value["token_floor"],
         provenance=dict(value["provenance"]),
+        foreign={
+            name: without_mode(value["guards"][name])
+            for name in value["checks"]
+            if name not in KNOWN_CHECKS
+        },
         file_digest=None if is_shipped else sha256_text(Path(document.name).read_bytes()),
     )
 

@@ -101,14 +101,7 @@ def test_without_data_there_are_no_numbers(model, adapter):
     assert caught.value.code == "NO_CALIBRATION_DATA"
 
 
-def test_a_model_in_training_mode_and_an_unknown_guard_are_refused(model, adapter, batches):
-    class Stranger(InvariantsGuard):
-        name = "stranger"
-
-    with pytest.raises(ConfigError, match="stranger"):
-        CoreRunner().execute(
-            model, adapter, INT8, [Stranger()], RunConfig(), calibration_data=batches
-        )
+def test_a_model_in_training_mode_is_refused(model, adapter, batches):
     with pytest.raises(ConfigError) as caught:
         execute(model.train(), adapter, INT8, batches)
     assert caught.value.code == "TRAINING_MODE"
@@ -268,3 +261,71 @@ def test_a_model_changed_while_it_was_measured_is_said_to_be(model, adapter, bat
     with pytest.raises(EditError) as caught:
         execute(model, adapter, INT8, batches)
     assert caught.value.code == "MODEL_LEFT_CHANGED"
+
+
+class Own:
+    """A caller's guard: its answer, and what it may do to the model."""
+
+    def __init__(self, name="own", writes=False, **answer):
+        self.name, self.writes = name, writes
+        self.answer = {"passed": True, "action": "continue", "message": "told so"} | answer
+
+    def prepare(self, model, adapter, calib, policy):
+        self.before = tensor_digests(model)
+        return {"ready": len(calib) > 0}
+
+    def validate(self, model, adapter, context):
+        self.saw_a_change = tensor_digests(model) != self.before
+        if self.writes:
+            model.lm_head.weight.data[0, 0] += 1
+        return self.answer
+
+
+def guarded(model, adapter, batches, *guards):
+    return CoreRunner().execute(
+        model, adapter, INT8, [InvariantsGuard(), *guards], RunConfig(), calibration_data=batches
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "outcome"),
+    [
+        ({"passed": False, "action": "rollback"}, "rollback", "FAIL"),
+        ({"passed": False, "action": "abort"}, "failed", "FAIL"),
+        ({"passed": False, "action": "warn"}, "success", "WARN"),
+        ({}, "success", "PASS"),
+        ({"passed": "yes"}, "failed", "ERROR"),
+    ],
+)
+def test_a_callers_own_guard_decides_as_it_says(model, adapter, batches, answer, status, outcome):
+    before = tensor_digests(model)
+    guard = Own(**answer)
+    report = guarded(model, adapter, batches, guard)
+    assert guard.saw_a_change
+    assert (report.status, report.guards["own"]["outcome"]) == (status, outcome)
+    assert (tensor_digests(model) == before) == (status != "success")
+
+
+def test_a_callers_guard_that_writes_to_the_model_is_an_error(model, adapter, batches):
+    with pytest.raises(EditError, match="the model is left changed") as caught:
+        guarded(model, adapter, batches, Own(writes=True))
+    assert caught.value.__context__.code == "GUARD_ALTERED_MODEL"
+
+
+class Nameless:
+    def validate(self, model, adapter, context): ...
+
+
+@pytest.mark.parametrize(
+    ("guard", "told"),
+    [
+        (Own("tail"), "which is taken"),
+        (Own("a::b"), "no name of letters"),
+        (Nameless(), "no name of letters"),
+        (type("Mute", (), {"name": "mute"})(), r"has no validate\(\)"),
+    ],
+)
+def test_what_is_no_guard_is_refused(model, adapter, batches, guard, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        guarded(model, adapter, batches, guard)
+    assert caught.value.code == "GUARD_UNUSABLE"

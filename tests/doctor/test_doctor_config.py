@@ -263,6 +263,12 @@ def test_a_wrong_limit_of_a_guard_is_an_error_at_its_place(doctor: Any) -> None:
     assert place(wrong) == ("my.yaml", 4, "guards.rmt.margin")
 
 
+def test_a_guard_that_is_not_installed_is_an_error_at_its_place(doctor: Any) -> None:
+    status, document = doctor(run_configuration(guards="{order: [invariants, nan_check]}"))
+    assert status == 1
+    assert place(found(document, "UNKNOWN_GUARD")) == ("my.yaml", 4, "guards.order")
+
+
 def test_windows_beyond_the_context(doctor: Any) -> None:
     status, document = doctor(GOOD.replace("seq_len: 64", "seq_len: 512"))
     assert status == 0

@@ -145,7 +145,7 @@ def test_a_wrong_limit_of_a_guard_names_file_line_and_key(tmp_path: Path) -> Non
         (HEAD + "edit: {name: quant_rt}\n", ":3: edit.name: no edit is named", "'quant_rtn'"),
         (HEAD + "edit: {name: quant_rtn, plan: {bitwidth: 9}}\n", "edit.plan.bitwidth", "2 to 8"),
         (EDIT + "guards: {spectral: {max_cap: 5}}\n", "'guards.spectral.max_cap'", "'max_caps'"),
-        (EDIT + "guards: {order: [spectrl]}\n", ":4: guards.order[0]", "use invariants, spectral"),
+        (EDIT + "guards: {order: [spectrl]}\n", ":4: guards.order: no guard", "'spectral'"),
         (EDIT + "auto: {probes: 11}\n", ":4: auto.probes", "use 0 to 10"),
         (EDIT + "eval: {metric: {kind: ppl_mlm}, loss: {type: causal}}\n", "eval.loss.type",
          "use metric ppl_causal"),
