@@ -40,7 +40,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "measured" / "guards.md"
 ROWS = Path(__file__).parent / ".guards"
 FAULTS = ROOT / "policies" / "scenarios" / "faults.yaml"
-MEASURED = ("guards", "pytest_invarlock", "policies", "benchmarks")
+MEASURED = (
+    "guards", "pytest_invarlock", "policies",
+    *(f"benchmarks/guards_{part}.py" for part in ("bench", "edits", "benign", "damage")),
+    "benchmarks/guards_finetunes.py",
+)  # fmt: skip
 
 
 def faults() -> Iterator[tuple[Run, str]]:

@@ -109,7 +109,7 @@ class Bench:
         self._policies = {n: guard_policy(n, tier.guards.get(n, {})) for n in GUARDS[1:]}
 
     def windows(self, draw: int) -> Windows:
-        """The windows of ``draw``; the baseline must carry no edit when they are first asked for."""
+        """The windows of ``draw``; when first asked for, the baseline must carry no edit."""
         if draw not in self._windows:
             drawn = self._draws.windows(draw, self.loaded)
             shape = batch_shape(self.loaded, self.plan.batch_tokens, drawn.reading)
@@ -156,11 +156,12 @@ class Bench:
             journal.undo()
         kinds = dict.fromkeys((run.kind, *LOOSER))
         results = {kind: self.judge(evidence, kind) for kind in kinds}
+        words = {kind: {n: _word(r) for n, r in by.items()} for kind, by in results.items()}
         return {
             "key": run.key, "group": run.group, "name": run.name, "dose": run.dose,
             "site": run.site, "kind": run.kind, "draw": run.draw, "branch": run.branch,
             "gross": run.gross, **losses,
-            "verdicts": {kind: {n: _word(r) for n, r in by.items()} for kind, by in results.items()},
+            "verdicts": words,
             "first": {
                 kind: {n: _first(r) for n, r in by.items() if r.violations}
                 for kind, by in results.items()
