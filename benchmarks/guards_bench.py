@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GUARDS = ("invariants", "spectral", "rmt", "variance")
 LOOSER = ("any", "quantize8", "quantize4")
 """Kinds under which every run is judged beside its declared one: one of each group of limits."""
-SEQ_LEN, METRIC_WINDOWS, GUARD_WINDOWS = 128, 40, 16
+SEQ_LEN, METRIC_WINDOWS, GUARD_WINDOWS = 128, 24, 8
 RATIO_LIMIT = 1.10
 
 Step = tuple["str | Callable[..., Any]", dict[str, Any]]
