@@ -89,6 +89,8 @@ def measure_model(model: ModelUnderTest, place: int, options: Any, until: float)
     primary = {run.key: guard for run, guard in faults()}
     n_new = 0
     with path.open("a", encoding="utf-8") as stream:
+        # Ends a line that was cut off.
+        stream.write("\n" if path.stat().st_size else "")
         for run in runs_of(bench, model, place, options):
             if time.time() > until:
                 return f"{model.name}: out of time after {n_new} new rows"
@@ -108,11 +110,11 @@ def rows_path(model: ModelUnderTest, seed: int) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a last line that was cut off is left out."""
+    """The rows of a file; a line that was cut off is left out, and measured again."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in filter(None, path.read_text(encoding="utf-8").splitlines()):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
