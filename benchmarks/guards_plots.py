@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 PANELS = (
     "scale", "rank", "noise", "prune", "RTN", "zeroed rows", "norm gain", "low rank under int8"
 )  # fmt: skip
-COLOURS = {"spectral": "#0072b2", "rmt": "#d55e00", "variance": "#009e73"}
+STYLES = {
+    "spectral": ("#0072b2", "s"), "rmt": ("#d55e00", "o"), "variance": ("#009e73", "^")
+}  # fmt: skip
 
 
 def write_plots(rows: Sequence[Row], path: Path) -> None:
@@ -35,7 +37,8 @@ def write_plots(rows: Sequence[Row], path: Path) -> None:
                 count(group, lambda r, g=guard: fired(r, g, r["kind"])) / len(group)  # type: ignore[misc]
                 for group in cells.values()
             ]
-            axis.plot(places, shares, marker="o", ms=3, lw=1, color=COLOURS[guard], label=guard)
+            colour, marker = STYLES[guard]
+            axis.plot(places, shares, marker=marker, ms=4, lw=1, color=colour, label=guard)
         gate = [count(g, lambda r: caught(r, r["kind"])) / len(g) for g in cells.values()]
         metric = [count(g, lambda r: r["pm"] != "pass") / len(g) for g in cells.values()]
         axis.plot(places, gate, lw=2.5, alpha=0.3, color="black", label="any gate")
