@@ -160,7 +160,7 @@ class GuardsPage:
         half = frozenset(model.name for model in self.models[::2])
         self.section(
             "What one guard alone sees",
-            f"The class and dose with the largest share seen by no other guard, chosen on "
+            f"The class, at all doses or at one, with the largest share seen by no other guard, on "
             f"{', '.join(sorted(half))} and confirmed on the other models, under the declared "
             "kind; confirmed is half of the runs there or more.",
             "",

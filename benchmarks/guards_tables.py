@@ -169,26 +169,24 @@ def missed_list(rows: Sequence[Row]) -> list[str]:
 def own_class(
     rows: Sequence[Row], guard: str, half: frozenset[str], least: int = 3
 ) -> tuple[str, tuple[int, int], tuple[int, int]] | None:
-    """The class and dose that ``guard`` alone sees most often on one half of the models.
+    """The class, at all doses or at one, that ``guard`` alone sees most often on half the models.
 
     Returns it with (seen by this guard alone, runs) on that half and on the other; None where no
-    class has ``least`` runs of which one is seen by it alone.
+    class has ``least`` runs on either of which one is seen by it alone. Of equals, the most runs.
     """
-    best = None
-    for (name, dose), group in by(rows, "name", "dose").items():
+    groups = {f"{name} {dose}".strip(): g for (name, dose), g in by(rows, "name", "dose").items()}
+    groups |= {name: group for (name,), group in by(rows, "name").items()}
+    found = []
+    for name, group in groups.items():
         alone: Counter[bool] = Counter()
         n: Counter[bool] = Counter()
         for row in group:
             inside = row["model"] in half
-            seen = [g for g in GUARDS if fired(row, g, row["kind"])]
             n[inside] += 1
-            alone[inside] += seen == [guard]
-        if n[True] < least or n[False] < least or not alone[True]:
-            continue
-        found = (f"{name} {dose}".strip(), (alone[True], n[True]), (alone[False], n[False]))
-        if best is None or alone[True] / n[True] > best[1][0] / best[1][1]:
-            best = found
-    return best
+            alone[inside] += [g for g in GUARDS if fired(row, g, row["kind"])] == [guard]
+        if min(n[True], n[False]) >= least and alone[True]:
+            found.append((name, (alone[True], n[True]), (alone[False], n[False])))
+    return max(found, key=lambda one: (one[1][0] / one[1][1], one[1][1]), default=None)
 
 
 def first_named(row: Row, kind: str, guards: Sequence[str] = GUARDS) -> str | None:
