@@ -166,7 +166,10 @@ def main() -> None:
         f"python benchmarks/evidence_guards.py --seed {options.seed} "
         f"--benign {options.benign} --damage {options.damage}"
     )
-    claims = write_page(found, rows, options.output, seed=options.seed, command=command)
+    planned = options.benign + options.damage + sum(1 for _ in faults())
+    claims = write_page(
+        found, rows, options.output, seed=options.seed, command=command, planned=planned
+    )
     for text, told, met in claims:
         print(f"{'met    ' if met else 'NOT met'} {text}: {told}")
 

@@ -240,8 +240,9 @@ def write_page(
     *,
     seed: int,
     command: str,
+    planned: int,
 ) -> Claims:
-    """Write page and plot from ``rows`` by model; returns the claims."""
+    """Write page and plot from ``rows`` by model, ``planned`` for each; returns the claims."""
     page = GuardsPage(models, rows)
     page.models_used()
     page.benign_runs()
@@ -253,15 +254,23 @@ def write_page(
     page.own_classes()
     page.localisation()
     page.shipped_faults()
-    path.write_text("\n".join([*_head(page, seed, command), *page.lines]) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join([*_head(page, seed, command, planned), *page.lines]) + "\n", encoding="utf-8"
+    )
     return page.claims
 
 
-def _head(page: GuardsPage, seed: int, command: str) -> list[str]:
+def _head(page: GuardsPage, seed: int, command: str, planned: int) -> list[str]:
     seconds = [row["s"] for row in page.rows] or [0.0]
     mean, median = float(np.mean(seconds)), float(np.median(seconds))
     commits = sorted({row["commit"] for row in page.rows})
     _, upper = wilson(3, BENIGN_RUNS)
+    n_planned = planned * len(page.models)
+    broken_off = (
+        [f"- **broken off: {len(page.rows)} of {n_planned} planned runs; the order is random**"]
+        if len(page.rows) < n_planned
+        else []
+    )
     return [
         "# Guards, measured",
         "",
@@ -278,6 +287,7 @@ def _head(page: GuardsPage, seed: int, command: str) -> list[str]:
         f"machine, {mean:.2f} s each (median {median:.2f})",
         f"- tier balanced; {GUARD_WINDOWS} guard windows and {METRIC_WINDOWS} of the metric, of "
         f"{SEQ_LEN} tokens, fewer than any profile takes; draws 0 to 3",
+        *broken_off,
         "",
         f"Shares stand with Wilson's 95 % interval: 3 alarms in {BENIGN_RUNS} reach to "
         f"{upper:.4f}. *The metric passes* where the upper bound of the ratio is at most 1.10.",

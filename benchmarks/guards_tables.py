@@ -117,7 +117,10 @@ def alarm_list(rows: Sequence[Row]) -> list[str]:
                     lines.append(
                         f"- {row['model']}, {row['name']} {row['dose']} ({row['site']}), as "
                         f"`{kind}`: {guard}, {what} of `{module}` {_number(value)}, "
-                        f"limit {_number(limit)}; metric {_number(row['ratio'])}"
+                        f"limit {_number(limit)}; largest relative change "
+                        f"{_number(row['statistics'].get('relative_change', 0.0))}, largest "
+                        f"error {_number(row['statistics'].get('error', 0.0))}, metric "
+                        f"{_number(row['ratio'])}"
                     )
     more = [f"- … and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return [*lines[:LISTED], *more] or ["None."]

@@ -107,7 +107,7 @@ def test_the_page(parts: SimpleNamespace, rows: list[dict[str, Any]], tmp_path: 
     model = parts.models.models(tmp_path)[1]
     path = tmp_path / "guards.md"
     claims = parts.page.write_page(
-        [model], {model.name: rows}, path, seed=1, command="python benchmarks/evidence_guards.py"
+        [model], {model.name: rows}, path, seed=1, command="make", planned=len(rows) + 1
     )
     text = path.read_text(encoding="utf-8")
     for title in (
@@ -115,6 +115,7 @@ def test_the_page(parts: SimpleNamespace, rows: list[dict[str, Any]], tmp_path: 
         "What one guard alone sees", "Localisation", "The fifteen faults",
     ):  # fmt: skip
         assert f"\n## {title}\n" in text
+    assert f"broken off: {len(rows)} of {len(rows) + 1} planned runs" in text
     # A thousand runs are not there, and the page says so.
     assert not claims[0][2]
     assert "**NOT met**: at least 1000 benign runs" in text
