@@ -76,7 +76,7 @@ GUARDS_SHARE ?= 0.4
 evidence-guards-models: $(READY)
 	$(BIN)/python benchmarks/guards_models.py --share $(GUARDS_SHARE)
 
-# Rewrites docs/measured/guards.md: 255 benign and 135 damaged runs on each model that is there. A
+# Rewrites docs/measured/guards.md: 255 benign and 200 damaged runs on each model that is there. A
 # run that was broken off goes on with GUARDS_ARGS="--seed N", N as it was printed.
 GUARDS_ARGS ?= --jobs 2
 evidence-guards: evidence-guards-models
