@@ -115,7 +115,7 @@ class Bench:
             shape = batch_shape(self.loaded, self.plan.batch_tokens, drawn.reading)
             batches = make_batches(drawn.final, shape, device=self.loaded.device)
             self._windows[draw] = Windows(
-                record_baseline(self.loaded, drawn, self.plan),
+                record_baseline(self.loaded, drawn, self.plan, given=False),
                 batches,
                 self._losses(self.loaded, batches, len(drawn.final)),
                 np.array([window.n_scored for window in drawn.final]),

@@ -21,6 +21,7 @@ from invarlock_guards.judge.variance import judge_variance
 from pytest_invarlock.checks.attested import attested_check
 from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
+from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
@@ -137,6 +138,11 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return CheckDecision(
             name, Outcome.ERROR, "not_evaluated", f"not evaluated: {evidence['not_evaluated']}"
         )
+    against = guard_contradiction(name, facts)
+    if against is not None:
+        return CheckDecision(
+            name, Outcome.ERROR, "contradictory", f"the record contradicts itself: {against}"
+        )
     if name == "invariants":
         if evidence["baseline_non_finite"]:
             return CheckDecision(
@@ -147,7 +153,12 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             )
         return _guard_check(judge_invariants(evidence, kind=facts.kind), policy.modes[name])
     limits = guard_policy(name, policy.guards.get(name, {}))
-    return _guard_check(_JUDGES[name](evidence, kind=facts.kind, policy=limits), policy.modes[name])
+    result = _JUDGES[name](evidence, kind=facts.kind, policy=limits)
+    if result.reason == "canon_unavailable" and not {"rmt", "variance"} <= set(policy.checks):
+        return CheckDecision(
+            name, Outcome.ERROR, result.reason, f"{result.text}, and the policy asks for neither"
+        )
+    return _guard_check(result, policy.modes[name])
 
 
 def _guard_check(result: GuardResult, mode: str) -> CheckDecision:

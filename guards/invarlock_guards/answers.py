@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 from invarlock_guards.contract import Action, GuardResult, Violation
@@ -17,6 +16,7 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 """What a guard may ask for, from the mildest to the gravest."""
 UNDOING = ("rollback", "abort")
 """Actions that take an edit back."""
+_LISTS = ("violations", "expected_changes", "warnings")
 
 
 class GuardAnswerError(ValueError):
@@ -27,15 +27,14 @@ def read_result(guard: str, answer: object) -> GuardResult:
     """The answer of ``validate`` or ``finalize`` as a `GuardResult` of ``guard``.
 
     Of a mapping ``passed`` (bool) and ``action`` are required; keys that are not named above carry
-    no meaning and are left out. A list of ``warnings`` may hold texts.
+    no meaning and are left out. A list of ``warnings`` may hold texts. The fields of a
+    `GuardResult` are read as those keys are, but its ``passed`` may be None.
 
     Raises:
         GuardAnswerError: something is missing, of another kind, or contradicts itself.
     """
     if isinstance(answer, GuardResult):
-        result = replace(answer, guard=guard)
-        _check_verdict(guard, result.passed, result.action)
-        return result
+        return _checked(guard, answer)
     if not isinstance(answer, Mapping):
         raise GuardAnswerError(f"{guard} answered {type(answer).__name__}, not a mapping")
     for key in ("passed", "action"):
@@ -45,9 +44,7 @@ def read_result(guard: str, answer: object) -> GuardResult:
     if not isinstance(passed, bool):
         raise GuardAnswerError(f"{guard}: passed is {type(passed).__name__}, not true or false")
     _check_verdict(guard, passed, action)
-    message = answer.get("message", "")
-    if not isinstance(message, str):
-        raise GuardAnswerError(f"{guard}: message is {type(message).__name__}, not text")
+    message = _text(guard, "message", answer.get("message", ""))
     return GuardResult(
         guard=guard,
         passed=passed,
@@ -67,9 +64,35 @@ def read_prepared(guard: str, answer: object) -> dict[str, Any]:
     return dict(answer)
 
 
+def _checked(guard: str, given: GuardResult) -> GuardResult:
+    passed, action = given.passed, given.action
+    if passed is not None and not isinstance(passed, bool):
+        raise GuardAnswerError(
+            f"{guard}: passed is {type(passed).__name__}, not true, false or None"
+        )
+    _check_verdict(guard, passed, action)
+    fields = {key: getattr(given, key) for key in ("metrics", *_LISTS)}
+    return GuardResult(
+        guard=guard,
+        passed=passed,
+        action=action,
+        reason=_text(guard, "reason", given.reason),
+        text=_text(guard, "text", given.text),
+        metrics=_mapping(guard, fields, "metrics"),
+        **{key: _findings(guard, fields, key) for key in _LISTS},
+    )
+
+
+def _text(guard: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise GuardAnswerError(f"{guard}: {key} is {type(value).__name__}, not text")
+    return value
+
+
 def _check_verdict(guard: str, passed: bool | None, action: object) -> None:
-    if action not in ACTIONS:
-        raise GuardAnswerError(f"{guard}: action {action!r} is none of {', '.join(ACTIONS)}")
+    if not isinstance(action, str) or action not in ACTIONS:
+        given = repr(action) if isinstance(action, str) else f"of type {type(action).__name__}"
+        raise GuardAnswerError(f"{guard}: action {given} is none of {', '.join(ACTIONS)}")
     if passed and action in UNDOING:
         raise GuardAnswerError(f"{guard}: passed is true, and action is {action}")
 
@@ -94,7 +117,7 @@ def _findings(guard: str, answer: Mapping[str, Any], key: str) -> tuple[Violatio
 
 def _finding(guard: str, where: str, key: str, entry: object) -> Violation:
     if isinstance(entry, Violation):
-        return entry
+        entry = entry.document()
     if isinstance(entry, str) and key == "warnings":
         return Violation("warning", entry)
     if not isinstance(entry, Mapping):

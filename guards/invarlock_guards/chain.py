@@ -134,15 +134,16 @@ class GuardChain:
         """Call ``finalize(model)`` of the guards that have it, and conclude.
 
         What ``finalize`` gives, unless None, stands in place of that guard's earlier answer if it
-        is as grave or graver: a guard cannot take back that it failed.
+        is as grave or graver: a guard cannot take back that it failed, and one that was not ready
+        or not asked can fail here, but not pass.
         """
         self._enter("finalized")
         for name, answer in self._hooks("finalize", model).items():
             if answer is None:
                 continue
             result = read_result(name, answer)
-            earlier = self._results.get(name)
-            if earlier is None or _gravity(result) >= _gravity(earlier):
+            earlier = self._results.get(name) or self._unanswered(name)
+            if _gravity(result) >= _gravity(earlier):
                 self._results[name] = result
         return self._told()
 

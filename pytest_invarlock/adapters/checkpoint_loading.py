@@ -37,17 +37,26 @@ def load_config(source: ModelSource) -> Any:
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
 
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return AutoConfig.from_pretrained(
             str(source.directory), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    # What transformers raises of values that it cannot use has no common base.
+    except (
+        ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+        StrictDataclassError,
+    ) as error:  # fmt: skip
         raise ModelLoadError(
             f"{source.reference}: its configuration cannot be used: {_first_line(error)}",
             remedy="check config.json; models that bring their own code cannot be loaded",
             code="MODEL_CONFIG",
         ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def load_checkpoint(
@@ -85,17 +94,23 @@ def load_checkpoint(
 def load_tokenizer(source: ModelSource) -> Any:
     """The checkpoint's tokenizer; raises ModelLoadError where it cannot be loaded."""
     from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return AutoTokenizer.from_pretrained(
             str(source.directory), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    # The tokenizers library raises a bare Exception of a file that it cannot use.
+    except Exception as error:
         raise ModelLoadError(
             f"{source.reference}: its tokenizer cannot be loaded: {_first_line(error)}",
             remedy="put the tokenizer's files beside the weights",
             code="TOKENIZER_MISSING",
         ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _load_model(

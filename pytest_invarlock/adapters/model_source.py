@@ -129,7 +129,7 @@ def _check_files(directory: Path) -> None:
         )
     try:
         parsed = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(
             f"{config}: is not readable JSON", remedy="restore the file", code="MODEL_INCOMPLETE"
         ) from error
@@ -176,7 +176,7 @@ def _shard_names(index: Path) -> list[str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelLoadError(
             f"{index}: is no index of weight files",
             remedy="restore the file",
@@ -196,7 +196,7 @@ def read_header(path: Path) -> dict[str, Any]:
         try:
             header = json.loads(stream.read(length))
             promised = 8 + length + _data_bytes(header)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise _truncated(path, size, "its header is not one of safetensors") from None
     if size != promised:
         raise _truncated(path, size, f"its header promises {promised}")

@@ -8,24 +8,27 @@ be trusted.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from invarlock_guards.answers import GuardAnswerError, read_prepared
+import torch
+from invarlock_guards.answers import read_prepared
 from invarlock_guards.measure.invariants import read_structure
+from invarlock_guards.measure.watched_forward import one_window
 
-from pytest_invarlock.bench.function_state import function_state
-from pytest_invarlock.bench.guard_answer import guard_problem, plain_answer
+from pytest_invarlock.bench.baseline_side import vocabulary
+from pytest_invarlock.bench.function_state import ProcessState, function_state
+from pytest_invarlock.bench.guard_answer import guard_problem, plain_answer, reading
 from pytest_invarlock.bench.guard_side import guard_batches
 from pytest_invarlock.bench.guard_sources import called
-from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.bench.tensor_digest import tensor_digest, tensor_digests
 from pytest_invarlock.errors import GuardError
 from pytest_invarlock.path_names import without_absolute_paths
 
 if TYPE_CHECKING:
-    import torch
-
+    from pytest_invarlock.adapters import LoadedModel
     from pytest_invarlock.bench.resident import Bench
     from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.plan import ForeignGuard, Scenario
@@ -47,31 +50,133 @@ class PreparedGuard:
         told = None
         if problem is not None:
             text = without_absolute_paths(" ".join(problem.cause.split()))[:MAX_PROBLEM]
+            # An exception may say what no record can hold (a lone surrogate).
+            text = text.encode(errors="backslashreplace").decode()
             told = {"code": problem.code, "text": text}
         return {**self.identity, "answer": answer, "problem": told}
 
 
-@dataclass(slots=True, repr=False)
 class _Watch:
-    """What a model is, to be proved after others' code has had it."""
+    """What models are and compute, to be proved after others' code has had them.
 
-    model: torch.nn.Module
-    digests: Mapping[str, str]
-    state: str = field(init=False)
-    config: Mapping[str, Any] = field(init=False)
+    Each model comes with the digests of its tensors and a forward pass's keyword arguments.
+    """
 
-    def __post_init__(self) -> None:
-        self.state = function_state(self.model)
-        self.config = read_structure(self.model, None).config
+    def __init__(
+        self, *models: tuple[torch.nn.Module, Mapping[str, str], Mapping[str, Any]]
+    ) -> None:
+        # First, for a pass may settle what a module keeps between passes.
+        self._computed = [_computed_twice(model, inputs) for model, _, inputs in models]
+        self._models = models
+        self._parts = [
+            {"a tensor": digests}
+            | {part: read(model) for part, read in _PARTS.items() if part != "a tensor"}
+            for model, digests, _ in models
+        ]
+        self._processes = [ProcessState(model) for model, _, _ in models]
 
     def prove(self, who: str, step: str) -> None:
-        """Raise GuardError (GUARD_ALTERED_MODEL) where the model is not what it was."""
-        if (
-            tensor_digests(self.model) != self.digests
-            or function_state(self.model) != self.state
-            or read_structure(self.model, None).config != self.config
+        """Raise GuardError (GUARD_ALTERED_MODEL) where anything is not what it was.
+
+        What belongs to the whole process is put back.
+        """
+        found = {change for process in self._processes for change in process.put_back()}
+        if found:
+            what = f"the process: {', '.join(sorted(found))} (put back)"
+            raise _altered(who, step, what)
+        try:
+            changed = self._changed()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise _altered(who, step, "the model: it cannot be read any more") from error
+        if changed is not None:
+            raise _altered(who, step, f"the model ({changed})")
+
+    def _changed(self) -> str | None:
+        for (model, _, inputs), parts, computed in zip(
+            self._models, self._parts, self._computed, strict=True
         ):
-            raise guard_problem(f"guard {who}: {step} changed the model", "GUARD_ALTERED_MODEL")
+            for part, read in _PARTS.items():
+                if read(model) != parts[part]:
+                    return part
+            if computed is not None and all(_computed(model, inputs) != computed for _ in range(3)):
+                return "what it computes"
+        return None
+
+
+def _numbers(model: torch.nn.Module) -> dict[str, str]:
+    """Numbers beside the tensors that decide what is computed, such as scales and epsilons."""
+    return {
+        f"{name}.{key}": repr(value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, float)
+    }
+
+
+def _attention(model: torch.nn.Module) -> dict[str, Any]:
+    configs = ((name, getattr(module, "config", None)) for name, module in model.named_modules())
+    return {name: getattr(config, "_attn_implementation", None) for name, config in configs}
+
+
+_PARTS: Mapping[str, Callable[[torch.nn.Module], Any]] = {
+    "a tensor": tensor_digests,
+    "a hook, a mode, a method or a buffer": function_state,
+    "its configuration": lambda model: read_structure(model, None).config,
+    "its attention implementation": _attention,
+    "a number of a module": _numbers,
+    "requires_grad": lambda model: {n: p.requires_grad for n, p in model.named_parameters()},
+}
+
+
+def _computed(model: torch.nn.Module, inputs: Mapping[str, Any]) -> str:
+    """A digest of the bits of the model's logits on one window, or why there are none."""
+
+    def forward() -> str:
+        # No inference mode: what a module keeps of the pass is then of no use for gradients.
+        with torch.no_grad():
+            output = model(**inputs)
+        return tensor_digest(output.logits if hasattr(output, "logits") else output)
+
+    try:
+        return str(called("a forward pass", forward))
+    except GuardError as error:
+        # A subject of another kind cannot read the baseline's windows: before and after alike.
+        return type(error.__cause__).__name__
+
+
+def _computed_twice(model: torch.nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """`_computed`; None where it does not come out twice alike (relaxed determinism)."""
+    once = _computed(model, inputs)
+    return once if _computed(model, inputs) == once else None
+
+
+def _altered(who: str, step: str, what: str) -> GuardError:
+    return guard_problem(f"guard {who}: {step} changed {what}", "GUARD_ALTERED_MODEL")
+
+
+@contextmanager
+def _watched(bench: Bench, watch: _Watch, who: str, step: str) -> Iterator[None]:
+    """Run others' code, then prove that all is as it was; else the resident is dropped.
+
+    Raises:
+        GuardError: ``GUARD_ALTERED_MODEL``.
+    """
+    try:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            # The models are used again, with smaller batches.
+            watch.prove(who, step)
+            raise
+        watch.prove(who, step)
+    except torch.OutOfMemoryError:
+        raise
+    except BaseException:
+        # Interrupted, nothing is proved: the next use loads it afresh.
+        bench.drop()
+        raise
 
 
 def prepare_guards(bench: Bench, draw: int) -> tuple[PreparedGuard, ...]:
@@ -84,23 +189,18 @@ def prepare_guards(bench: Bench, draw: int) -> tuple[PreparedGuard, ...]:
     if not bench.plan.foreign_guards:
         return ()
     loaded = bench.unedited()
-    watch = _Watch(loaded.model, bench.digests)
+    watch = _Watch((loaded.model, bench.digests, _window(bench, draw)))
     prepared = []
     for guard in bench.plan.foreign_guards:
         identity = bench.guard_source.identity(guard)
-        try:
-            instance = bench.guard_source.make(guard)
-            _prepare(instance, guard, bench, draw)
-        except GuardError as error:
-            prepared.append(PreparedGuard(guard.name, identity, problem=error))
-        else:
-            prepared.append(PreparedGuard(guard.name, identity, instance))
-        try:
-            watch.prove(guard.name, "prepare()")
-        except Exception:
-            # Also where it cannot be read any more.
-            bench.drop()
-            raise
+        with _watched(bench, watch, guard.name, "prepare()"):
+            try:
+                instance = bench.guard_source.make(guard)
+                _prepare(instance, guard, bench, draw)
+            except GuardError as error:
+                prepared.append(PreparedGuard(guard.name, identity, problem=error))
+            else:
+                prepared.append(PreparedGuard(guard.name, identity, instance))
     return tuple(prepared)
 
 
@@ -123,9 +223,14 @@ def attested_answers(
         return {one.name: one.entry(problem=one.problem or unread) for one in prepared}
     model = subject.loaded.model
     # The digests of a damaged checkpoint are its files', not of what they load as.
-    watches = [_Watch(model, subject.digests if subject.in_place else tensor_digests(model))]
-    if model is not bench.baseline.model:
-        watches.append(_Watch(bench.baseline.model, bench.digests))
+    digests = subject.digests if subject.in_place else tensor_digests(model)
+    window, resident = _window(bench, draw), bench.baseline.model
+    if model is resident:
+        watch = _Watch((model, digests, window))
+    else:
+        watch = _Watch(
+            (model, digests, _readable(window, subject.loaded)), (resident, bench.digests, window)
+        )
     answers = {}
     for one in prepared:
         context = {
@@ -135,15 +240,8 @@ def attested_answers(
             "edit": copy.deepcopy(subject.edit),
             "calib": _calibration(bench, draw),
         }
-        answers[one.name] = _asked(one, model, bench.adapter, context)
-        for watch in watches:
-            try:
-                watch.prove(one.name, "validate()")
-            except Exception:
-                # An edited resident is undone, proved and dropped by who edited it.
-                if watch.model is not model:
-                    bench.drop()
-                raise
+        with _watched(bench, watch, one.name, "validate()"):
+            answers[one.name] = _asked(one, model, bench.adapter, context)
     return answers
 
 
@@ -171,10 +269,7 @@ def _prepare(instance: Any, guard: ForeignGuard, bench: Bench, draw: int) -> Non
         f"guard {guard.name}: prepare()",
         lambda: prepare(model, bench.adapter, calib, copy.deepcopy(dict(guard.parameters))),
     )
-    try:
-        ready = read_prepared(guard.name, answer)["ready"]
-    except GuardAnswerError as error:
-        raise guard_problem(f"guard {error}", "GUARD_ANSWER") from error
+    ready = reading(guard.name, lambda: read_prepared(guard.name, answer)["ready"])
     if not ready:
         raise guard_problem(f"guard {guard.name} says that it is not ready", "GUARD_NOT_READY")
 
@@ -182,3 +277,23 @@ def _prepare(instance: Any, guard: ForeignGuard, bench: Bench, draw: int) -> Non
 def _calibration(bench: Bench, draw: int) -> list[dict[str, Any]]:
     """Fresh batches for each guard: one that writes into them spoils no other's."""
     return guard_batches(bench.baseline, bench.windows(draw), bench.plan)
+
+
+def _window(bench: Bench, draw: int) -> dict[str, Any]:
+    """One of the guards' windows, as a forward pass takes it; of the final arm without any."""
+    batches = _calibration(bench, draw)
+    if batches:
+        return one_window(batches[0])
+    first = bench.batches(draw, "final")[0]
+    return {**first.first_row(), **first.options}
+
+
+def _readable(window: Mapping[str, Any], loaded: LoadedModel) -> dict[str, Any]:
+    """``window`` within a model's vocabulary and context: a device does not survive others."""
+    last = vocabulary(loaded.model) - 1
+    return {
+        name: value[:, : loaded.context].clamp(max=last)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in window.items()
+    }

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+import torch
 from invarlock_guards.answers import GuardAnswerError, read_result
 from invarlock_guards.contract import GuardResult
 
 from pytest_invarlock.errors import EvidenceError, GuardError
 from pytest_invarlock.evidence.strict_json import canonical
+from pytest_invarlock.registered import one_line
 
 MAX_BYTES = 65536
 MAX_DEPTH = 16
+
+
+INTERRUPTIONS = (KeyboardInterrupt, GeneratorExit, torch.OutOfMemoryError)
+"""What no guard is blamed for; out of memory, all is measured again with smaller batches."""
 
 
 def plain_answer(guard: str, given: Any) -> dict[str, Any]:
@@ -21,12 +28,37 @@ def plain_answer(guard: str, given: Any) -> dict[str, Any]:
 
     Raises:
         GuardError: ``GUARD_ANSWER``: it is malformed, holds what JSON cannot carry (the key is
-            named), or takes more than `MAX_BYTES`.
+            named), takes more than `MAX_BYTES`, or raises as it is read.
     """
+    kept: dict[str, Any] = reading(guard, lambda: _kept(guard, given))
+    return kept
+
+
+def reading(guard: str, read: Callable[[], Any]) -> Any:
+    """What ``read`` makes of an answer of ``guard``; whatever it raises is ``GUARD_ANSWER``."""
     try:
-        result = read_result(guard, given)
+        return read()
+    except INTERRUPTIONS:
+        raise
     except GuardAnswerError as error:
         raise guard_problem(f"guard {error}", "GUARD_ANSWER") from error
+    except BaseException as error:
+        if isinstance(error, GuardError) and error.code == "GUARD_ANSWER":
+            raise
+        # An answer may be any object, and reading it the guard's own code.
+        cause = f"guard {guard}: its answer cannot be read: {told(error)}"
+        raise guard_problem(cause, "GUARD_ANSWER") from error
+
+
+def told(error: BaseException) -> str:
+    """``error`` in one line, also where it cannot say itself what it is."""
+    with suppress(Exception):
+        return one_line(error)
+    return type(error).__name__
+
+
+def _kept(guard: str, given: Any) -> Any:
+    result = read_result(guard, given)
     answer = _plain(_document(result) if isinstance(given, GuardResult) else given, guard, "", 0)
     try:
         size = len(canonical(answer))
@@ -37,8 +69,7 @@ def plain_answer(guard: str, given: Any) -> dict[str, Any]:
             f"guard {guard}: its answer takes {size} bytes, at most {MAX_BYTES} are kept",
             "GUARD_ANSWER",
         )
-    kept: dict[str, Any] = answer
-    return kept
+    return answer
 
 
 def guard_problem(cause: str, code: str) -> GuardError:

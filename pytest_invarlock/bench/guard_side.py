@@ -33,28 +33,40 @@ ACTIVATIONS = ("rmt", "variance")
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class RecordedBaseline:
-    """The baseline's branches on the guards' windows; ``record`` is None where no guard asks."""
+    """The baseline's branches on the guards' windows.
+
+    ``record`` is None where no guard asks, or where ``problem`` says why none could be made.
+    """
 
     batches: Sequence[Batch]
     record: BranchRecord | None
+    problem: str | None = None
 
 
+NO_WINDOWS = (
+    "no document is left for the guards' windows (give more text, or ask for fewer windows)"
+)
 UNRECORDED = RecordedBaseline((), None)
 """Of a baseline whose branches no guard asks for."""
 
 
 def record_baseline(
-    baseline: LoadedModel, windows: WindowSet, plan: MeasurementPlan
+    baseline: LoadedModel, windows: WindowSet, plan: MeasurementPlan, *, given: bool
 ) -> RecordedBaseline:
     """One pass of the baseline over the guards' windows, before any edit can change it.
 
-    Windows that were given ready-made bring none: then those of the preview are taken, on which
-    no verdict rests.
+    Windows that were ``given`` ready-made bring none for guards: then those of the preview are
+    taken, on which no verdict rests. Where a provider's documents left none, none are.
     """
     if not set(ACTIVATIONS) & set(plan.guards):
         return UNRECORDED
+    if not windows.calibration and not given:
+        return RecordedBaseline((), None, NO_WINDOWS)
     batches = guard_batches(baseline, windows, plan)
-    return RecordedBaseline(batches, record_branches(baseline.model, batches))
+    try:
+        return RecordedBaseline(batches, record_branches(baseline.model, batches))
+    except BranchError as error:
+        return RecordedBaseline((), None, str(error))
 
 
 def guard_batches(
@@ -93,13 +105,16 @@ def guard_evidence(
     if not others:
         return evidence
     spectral = _weights(baseline, subject)
-    if recorded.record is None:
+    if recorded.problem is not None:
+        activations = _unread(recorded.problem)
+    elif recorded.record is None:
         return evidence | {"spectral": spectral}
-    activations = (
-        _activations(recorded.batches, recorded.record, subject, spectral)
-        if reads_alike
-        else _unread("the subject does not read the baseline's windows as the baseline does")
-    )
+    elif reads_alike:
+        activations = _activations(recorded.batches, recorded.record, subject, spectral)
+    else:
+        activations = _unread(
+            "the subject does not read the baseline's windows as the baseline does"
+        )
     measured = {"spectral": spectral, **activations}
     return evidence | {name: measured[name] for name in others}
 

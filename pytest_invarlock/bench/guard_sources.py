@@ -6,12 +6,10 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from pytest_invarlock.bench.guard_answer import guard_problem
+from pytest_invarlock.bench.guard_answer import INTERRUPTIONS, guard_problem, told
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.guard_names import registered_guard
-from pytest_invarlock.registered import code_digest, one_line
+from pytest_invarlock.registered import code_digest
 
 if TYPE_CHECKING:
     from pytest_invarlock.plan import ForeignGuard
@@ -46,8 +44,12 @@ class InstalledGuards:
         one = registered_guard(guard.name)
         try:
             factory = one.load()
-        except ConfigError as error:
-            raise guard_problem(f"guard {guard.name}: {error.cause}", "GUARD_BROKEN") from error
+        except INTERRUPTIONS:
+            raise
+        except BaseException as error:
+            # A module may skip itself as it is imported, which is no Exception.
+            cause = error.cause if isinstance(error, ConfigError) else told(error)
+            raise guard_problem(f"guard {guard.name}: {cause}", "GUARD_BROKEN") from error
         made = called(
             f"guard {guard.name}: making it",
             lambda: factory(**copy.deepcopy(dict(guard.parameters))),
@@ -82,11 +84,13 @@ class CallersGuards:
 
 
 def called(what: str, call: Callable[[], Any]) -> Any:
-    """What others' code gives; whatever it raises is a GuardError (GUARD_RAISED) in one line."""
+    """What others' code gives; whatever it raises is a GuardError (GUARD_RAISED) in one line.
+
+    ``pytest.skip`` and ``sys.exit`` too: a guard decides by its answer alone.
+    """
     try:
         return call()
-    except torch.OutOfMemoryError:
-        # The measurement is taken again with smaller batches, whoever ran out.
+    except INTERRUPTIONS:
         raise
-    except Exception as error:
-        raise guard_problem(f"{what} raised {one_line(error)}", "GUARD_RAISED") from error
+    except BaseException as error:
+        raise guard_problem(f"{what} raised {told(error)}", "GUARD_RAISED") from error

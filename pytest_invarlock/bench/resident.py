@@ -161,7 +161,8 @@ class Bench:
     def recorded_baseline(self, draw: int) -> RecordedBaseline:
         """The baseline's branches on the guards' windows, taken once before edits and kept."""
         if draw not in self._recorded:
-            self._recorded = {draw: record_baseline(self.unedited(), self.windows(draw), self.plan)}
+            model, windows, given = self.unedited(), self.windows(draw), self.draws.is_given(draw)
+            self._recorded = {draw: record_baseline(model, windows, self.plan, given=given)}
         return self._recorded[draw]
 
     def _baseline_pass(self, draw: int) -> BaselineEvidence:

@@ -37,8 +37,8 @@ def contradiction(facts: Facts) -> str | None:
     Losses that are not finite contradict nothing: a destroyed model has them.
     """
     found = (
-        _identities(facts)
-        or _edit(facts)
+        identities(facts)
+        or applied_edit(facts)
         or _counts(facts)
         or _window_length(facts)
         or _pairing(facts)
@@ -53,7 +53,7 @@ def contradiction(facts: Facts) -> str | None:
     return divergence_contradiction(facts)
 
 
-def _identities(facts: Facts) -> str | None:
+def identities(facts: Facts) -> str | None:
     """Plan and facts name the same draw, data, baseline and checkpoint."""
     plan = facts.plan
     checkpoint = facts.subject.get("checkpoint_digest")
@@ -76,7 +76,7 @@ def _identities(facts: Facts) -> str | None:
     return None
 
 
-def _edit(facts: Facts) -> str | None:
+def applied_edit(facts: Facts) -> str | None:
     """What was applied is what was planned, and changed tensors where it says so."""
     planned = facts.plan.get("subject", {})
     edit = facts.edit

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.errors import InvarlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_invarlock.cli import CommandTable
     from pytest_invarlock.doctor.findings import Finding
@@ -88,7 +88,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(doctor_document(found))
     else:
-        print("\n".join(doctor_lines(found)))
+        _print_lines(doctor_lines(found))
     has_errors = any(finding.severity == "error" for finding in found.findings)
     return EXIT_ERRORS if has_errors else 0
 
@@ -122,7 +122,7 @@ def _print_only(finding: Finding, *, as_json: bool, path: Path | None) -> None:
     if as_json:
         _print_json(only_finding(finding, [] if path is None else [str(path)]))
     else:
-        print(finding.text())
+        _print_lines([finding.text()])
 
 
 def _families(arguments: argparse.Namespace) -> int:
@@ -132,7 +132,7 @@ def _families(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(document)
     else:
-        print("\n".join(families_lines(document)))
+        _print_lines(families_lines(document))
     return 0
 
 
@@ -153,11 +153,18 @@ def _weights(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(weights_document(found))
     else:
-        print("\n".join(weights_lines(found)))
+        _print_lines(weights_lines(found))
     if any(finding.code == "MODEL_NOT_FOUND" for finding in found.findings):
         return EXIT_MISSING
     has_errors = any(finding.severity == "error" for finding in found.findings)
     return EXIT_ERRORS if has_errors else 0
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    from pytest_invarlock.evidence.verify_text import _plain
+
+    # A stranger's checkpoint names its tensors: no control sequence reaches a terminal.
+    print("\n".join(_plain(line) for line in lines))
 
 
 def _print_json(document: Mapping[str, Any]) -> None:

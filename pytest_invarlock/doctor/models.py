@@ -128,7 +128,7 @@ def _tokenizer_error(reference: str, directory: Path) -> ModelLoadError | None:
     try:
         told = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
         kind = told.get("tokenizer_class")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         kind = None
     if kind in _WITHOUT_VOCABULARY:
         return None

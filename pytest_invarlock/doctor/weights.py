@@ -12,7 +12,7 @@ from invarlock_guards.measure.checkpoint_change import compare_checkpoints
 from invarlock_guards.measure.checkpoint_files import CheckpointError, read_checkpoint
 
 from pytest_invarlock.adapters import HF_Auto_Adapter
-from pytest_invarlock.adapters.checkpoint_shapes import describe_checkpoint
+from pytest_invarlock.adapters.checkpoint_shapes import NOT_LAID_OUT, describe_checkpoint
 from pytest_invarlock.adapters.model_source import resolve_model
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.adapters.checkpoint_shapes import DescribedCheckpoint
     from pytest_invarlock.adapters.model_source import ModelSource
     from pytest_invarlock.decision import Decision
+    from pytest_invarlock.errors import InvarlockError
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
 
 TIER = "balanced"
@@ -94,9 +95,11 @@ def compare_weights(baseline: str, subject: str, kind: str) -> WeightsComparison
     revisions = one.revision, other.revision
     try:
         described, evidence = _evidence(one, other)
-    except CheckpointError as error:
+    except (CheckpointError, ModelLoadError) as error:
         findings.append(
-            Finding("CHECKPOINT_FILE", "error", f"{error.path}: {error.problem}", error.remedy)
+            of_error(error)
+            if isinstance(error, ModelLoadError)
+            else Finding("CHECKPOINT_FILE", "error", f"{error.path}: {error.problem}", error.remedy)
         )
         return WeightsComparison(
             baseline, subject, kind, findings, revisions=revisions, named=named
@@ -104,6 +107,7 @@ def compare_weights(baseline: str, subject: str, kind: str) -> WeightsComparison
     decision = _decided(evidence, kind)
     findings += [
         *_of_checks(decision),
+        *_not_compared(decision, evidence),
         *_of_descriptions(one, other, described, evidence),
     ]
     return WeightsComparison(
@@ -122,9 +126,8 @@ def _resolved(reference: str, findings: list[Finding]) -> ModelSource | None:
 def _evidence(
     one: ModelSource, other: ModelSource
 ) -> tuple[tuple[DescribedCheckpoint, DescribedCheckpoint], CheckpointEvidence]:
-    adapter = HF_Auto_Adapter()
     files = read_checkpoint(one.directory), read_checkpoint(other.directory)
-    before, after = (describe_checkpoint(source, adapter.reading_of) for source in (one, other))
+    before, after = _described(one, files[0].config), _described(other, files[1].config)
     descriptions = before.description, after.description
     if None in (descriptions[0].tokenizer, descriptions[1].tokenizer):
         # Weights are often stored alone; a finding says so.
@@ -138,10 +141,44 @@ def _evidence(
     return (before, after), compare_checkpoints(*files, *descriptions)
 
 
+def _described(source: ModelSource, config: Mapping[str, Any]) -> DescribedCheckpoint:
+    """What `describe_checkpoint` tells; raises ModelLoadError of a configuration that is wrong."""
+    try:
+        described = describe_checkpoint(source, HF_Auto_Adapter().reading_of)
+    # Whatever values a file has, it is that file which is wrong, and not the doctor.
+    except Exception as error:
+        raise _wrong(source, error) from error
+    for problem in described.problems:
+        if problem.code in ("MODEL_CONFIG", NOT_LAID_OUT) and _is_wrong(config, problem):
+            raise _wrong(source, problem.__cause__ or problem) from problem
+    return described
+
+
+def _is_wrong(config: Mapping[str, Any], problem: InvarlockError) -> bool:
+    """Whether the values of a configuration are the problem, and not what is known of it here."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    if "auto_map" in config or not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return False
+    cause = problem.__cause__
+    # A package that is not there, or a model that cannot be laid out without numbers.
+    return not isinstance(cause, (ImportError, NotImplementedError)) and "meta" not in str(cause)
+
+
+def _wrong(source: ModelSource, error: BaseException) -> ModelLoadError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return ModelLoadError(
+        f"{source.directory / 'config.json'}: no model is made by it: {said}",
+        remedy="restore the file",
+        code="MODEL_CONFIG",
+    )
+
+
 def _decided(evidence: CheckpointEvidence, kind: str) -> Decision:
     facts = Facts(
-        model=_SCENARIO, scenario=_SCENARIO, draw=0, kind=kind, plan={}, baseline={}, subject={},
-        edit=None, data={}, arms={},
+        model=_SCENARIO, scenario=_SCENARIO, draw=0, kind=kind, plan={"metric": None}, baseline={},
+        subject={}, edit=None, data={}, arms={},
         guards={"invariants": evidence.invariants, "spectral": evidence.spectral},
     )  # fmt: skip
     return decide(facts, _policy())
@@ -161,6 +198,23 @@ def _of_checks(decision: Decision) -> list[Finding]:
         for check in decision.checks
         if check.outcome in _SEVERITY
     ]
+
+
+def _not_compared(decision: Decision, evidence: CheckpointEvidence) -> list[Finding]:
+    """Of tensors that differ and have no numbers: no check that passes speaks of them."""
+    if decision.check("spectral").outcome not in (Outcome.PASS, Outcome.WARN):
+        return []
+    names = [c["name"] for c in evidence.spectral["changes"] if c["reason"] == "dtype"]
+    if not names:
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [
+        Finding(
+            "NOT_COMPARED", "error",
+            f"no check compares {names[0]}{more}, changed: no floating-point numbers (dtype)",
+            remedy="compare the models in a run",
+        )
+    ]  # fmt: skip
 
 
 def _of_descriptions(

@@ -121,6 +121,7 @@ def _selection(dataset: Mapping[str, Any], settings: Settings, profile: Profile)
         max_windows_per_document=dataset.get("max_windows_per_document", 8),
         seed=dataset.get("seed", 0),
         convention=convention,
+        guard_windows=profile.guard_calibration_windows,
     )
 
 

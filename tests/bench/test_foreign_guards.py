@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_invarlock.bench import foreign_guards
 from pytest_invarlock.bench.foreign_guards import attested_answers, prepare_guards
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import tensor_digests
@@ -42,6 +44,8 @@ PLAN = MeasurementPlan(
     guards=("invariants",), device="cpu", dtype="float32", threads=1, batch_tokens=512,
 )  # fmt: skip
 CODE = '''
+import sys
+
 import torch
 from pytest_invarlock.core.api import Guard, GuardResult, Violation
 
@@ -202,6 +206,134 @@ class WritesBaseline(Base):
 
 
 class Mute: ...
+
+
+class Skips(Base):
+    def validate(self, model, adapter, context):
+        import pytest
+        pytest.skip("not today")
+
+
+class SkipsEarly(Base):
+    def prepare(self, model, adapter, calib, policy):
+        import pytest
+        pytest.skip("not today")
+
+
+class Exits(Base):
+    def validate(self, model, adapter, context):
+        sys.exit("enough")
+
+
+class ExitsWhenMade(Base):
+    def __init__(self):
+        sys.exit(3)
+
+
+class Unspeakable(Base):
+    def validate(self, model, adapter, context):
+        class Odd(Exception):
+            def __str__(self):
+                raise ValueError
+        raise Odd
+
+
+class OddText(Base):
+    def validate(self, model, adapter, context):
+        raise ValueError("a\\ud800")
+
+
+class Result(Base):
+    """Answers with a result object some field of which is malformed."""
+
+    def __init__(self, field, value):
+        values = {
+            "array": torch.zeros(2).numpy(), "dicts": ({"module": 3},), "texts": "none",
+            "None": None, "number": 3, "mapping": {}, "text": "False",
+        }
+        given = {"passed": False, "action": "rollback", "reason": "r", "text": "t"}
+        self.answer = GuardResult("mine", **given | {field: values[value]})
+
+    def validate(self, model, adapter, context):
+        return self.answer
+
+
+class Interrupted(Base):
+    def validate(self, model, adapter, context):
+        raise KeyboardInterrupt
+
+
+class Trap(dict):
+    def __contains__(self, key):
+        sys.exit(0)
+
+
+class Traps(Base):
+    def validate(self, model, adapter, context):
+        return Trap(FINE)
+
+
+class Alters(Base):
+    """Changes what a model computes, or the process it computes in, in one of many ways."""
+
+    def __init__(self, how, when="validate"):
+        self.how, self.when = how, when
+
+    def prepare(self, model, adapter, calib, policy):
+        if self.when == "prepare":
+            getattr(self, self.how)(model)
+        return {"ready": True}
+
+    def validate(self, model, adapter, context):
+        if self.when == "validate":
+            getattr(self, self.how)(model)
+        return FINE
+
+    def scales(self, model):
+        model.model.layers[0].self_attn.scaling *= 3
+
+    def epsilon(self, model):
+        model.model.norm.variance_epsilon = 10
+
+    def attention(self, model):
+        model.set_attn_implementation("eager")
+
+    def gradients(self, model):
+        model.lm_head.weight.requires_grad_(True)
+
+    def activation(self, model):
+        mlp = model.model.layers[0].mlp
+        mlp.act_fn = type(type(mlp.act_fn).__name__, (torch.nn.GELU,), {})().eval()
+
+    def method(self, model):
+        cls = type(model.model.norm)
+        cls.forward = lambda self, states: states
+
+    def inherited(self, model):
+        type(model.model.layers[0].self_attn).__call__ = lambda self, **kept: (0.0, None)
+
+    def function(self, model):
+        home = sys.modules[type(model).__module__]
+        home.apply_rotary_pos_emb = lambda q, k, *_, **__: (q, k)
+
+    def every_module(self, model):
+        torch.nn.modules.module.register_module_forward_hook(lambda m, i, o: None)
+
+    def dtype(self, model):
+        torch.set_default_dtype(torch.float64)
+
+    def grad(self, model):
+        torch.set_grad_enabled(False)
+
+    def threads(self, model):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+
+    def determinism(self, model):
+        torch.set_deterministic_debug_mode("warn")
+
+    def autocast(self, model):
+        torch.set_autocast_enabled("cpu", True)
+        raise ValueError("and then it breaks")
 '''
 
 
@@ -245,6 +377,13 @@ def mine(facts: Facts, mode: Mode = "gate") -> CheckDecision:
         ("Deep", "GUARD_ANSWER", "is nested deeper than 16"),
         ("Long", "GUARD_ANSWER", "its answer takes 70"),
         ("Surrogate", "GUARD_ANSWER", "answer: value has no canonical JSON form"),
+        ("Skips", "GUARD_RAISED", "validate() raised Skipped: not today"),
+        ("SkipsEarly", "GUARD_RAISED", "prepare() raised Skipped: not today"),
+        ("Exits", "GUARD_RAISED", "validate() raised SystemExit: enough"),
+        ("ExitsWhenMade", "GUARD_RAISED", "making it raised SystemExit: 3"),
+        ("Unspeakable", "GUARD_RAISED", "validate() raised Odd"),
+        ("OddText", "GUARD_RAISED", "validate() raised ValueError: a"),
+        ("Traps", "GUARD_ANSWER", "its answer cannot be read: SystemExit: 0"),
     ],
 )
 def test_a_guard_without_a_usable_answer_is_an_error_in_either_mode(
@@ -254,6 +393,8 @@ def test_a_guard_without_a_usable_answer_is_an_error_in_either_mode(
     entry = facts.attested["mine"]
     assert entry["answer"] is None
     assert entry["problem"]["code"] == code
+    # The record holds it.
+    assert facts.digest.startswith("sha256:")
     for mode in ("gate", "monitor"):
         check = mine(facts, mode)  # type: ignore[arg-type]
         assert (check.outcome, check.reason) == (Outcome.ERROR, code.lower())
@@ -294,11 +435,101 @@ def test_a_guard_that_alters_a_model_ends_the_measurement_and_leaves_a_clean_bas
     assert mine(taken("Base")).outcome is Outcome.PASS
 
 
+@pytest.mark.parametrize("scenario", [RTN, ITSELF], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("when", ["prepare", "validate"])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("scales", "a number of a module"),
+        ("epsilon", "a number of a module"),
+        ("activation", "what it computes"),
+        ("attention", "its attention implementation"),
+        ("gradients", "requires_grad"),
+    ],
+)
+def test_what_else_decides_what_a_model_computes_is_watched_too(
+    how: str, told: str, when: str, scenario: Scenario, taken: Any, resident: Bench
+) -> None:
+    evidence = taken("Base", scenario).noise_floor
+    with pytest.raises(GuardError, match=rf"{when}\(\) changed the model \({told}\)") as caught:
+        taken("Alters", scenario, how=how, when=when)
+    assert caught.value.code == "GUARD_ALTERED_MODEL"
+    # Loaded afresh, it is the model that it was.
+    loads = resident.counters.baseline_loads
+    facts = taken("Base", scenario)
+    assert resident.counters.baseline_loads == loads + 1
+    assert facts.noise_floor == evidence
+    assert mine(facts).outcome is not Outcome.ERROR
+
+
+@pytest.mark.parametrize("when", ["prepare", "validate"])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("method", "LlamaRMSNorm.forward"),
+        ("inherited", "LlamaAttention.__call__"),
+        ("function", "modeling_llama.apply_rotary_pos_emb"),
+        ("every_module", "hooks on every module"),
+        ("dtype", "the default dtype"),
+        ("grad", "grad mode"),
+        ("threads", "the number of threads"),
+        ("determinism", "the determinism mode"),
+        ("autocast", "autocast"),
+    ],
+)
+def test_what_a_guard_changes_of_the_process_is_told_and_put_back(
+    how: str, told: str, when: str, taken: Any
+) -> None:
+    before = taken("Base", RTN)
+    with pytest.raises(GuardError, match=r"changed the process: .*put back") as caught:
+        taken("Alters", RTN, how=how, when=when)
+    assert told in caught.value.cause
+    assert caught.value.code == "GUARD_ALTERED_MODEL"
+    assert taken("Base", RTN).digest == before.digest
+
+
+def test_a_model_whose_bits_do_not_come_out_twice_alike_is_not_accused(
+    taken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = itertools.count()
+    monkeypatch.setattr(foreign_guards, "tensor_digest", lambda _: str(next(passes)))
+    assert mine(taken("Base")).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("passed", "text", "passed is str"),
+        ("action", "array", "action of type ndarray"),
+        ("text", "None", "text is NoneType"),
+        ("metrics", "number", "metrics is no mapping"),
+        ("violations", "dicts", "violations[0].module is not text"),
+        ("violations", "number", "violations is no list"),
+        ("warnings", "texts", "warnings is no list"),
+    ],
+)
+def test_a_malformed_result_object_is_the_guards_error(
+    field: str, value: str, told: str, taken: Any
+) -> None:
+    check = mine(taken("Result", field=field, value=value))
+    assert (check.outcome, check.reason) == (Outcome.ERROR, "guard_answer")
+    assert told in check.text
+
+
+def test_an_interruption_in_a_guard_is_an_interruption(taken: Any, resident: Bench) -> None:
+    loads = resident.counters.baseline_loads
+    with pytest.raises(KeyboardInterrupt):
+        taken("Interrupted")
+    assert mine(taken("Base")).outcome is Outcome.PASS
+    assert resident.counters.baseline_loads == loads + 1
+
+
 def test_a_baseline_that_a_guard_made_unreadable_is_loaded_again(
     taken: Any, resident: Bench
 ) -> None:
-    with pytest.raises((NotImplementedError, RuntimeError)):
+    with pytest.raises(GuardError, match="cannot be read any more") as caught:
         taken("Destroys")
+    assert caught.value.code == "GUARD_ALTERED_MODEL"
     assert mine(taken("Base")).outcome is Outcome.PASS
 
 

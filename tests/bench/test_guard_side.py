@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from invarlock_guards.measure.watched_forward import BranchError
 from transformers import AutoModelForCausalLM
 
 from pytest_invarlock.bench import guard_side
@@ -165,6 +166,34 @@ def test_guards_that_the_plan_leaves_out_are_not_measured(
     activations = int("rmt" in guards)
     assert passes["record_branches"] == passes["compare_branches"] == activations
     assert passes["measure_models"] == int(guards != ("invariants",))
+
+
+def test_without_a_document_left_activations_are_not_evaluated(bench: Bench) -> None:
+    none_left = replace(bench.drawn_windows(0), calibration=())
+    recorded = guard_side.record_baseline(bench.baseline, none_left, PLAN, given=False)
+    assert recorded.record is None
+    with bench.edited(NOOP.edit) as subject:
+        evidence = guard_side.guard_evidence(
+            bench.baseline, bench.structure, recorded, subject, PLAN.guards, reads_alike=True
+        )
+    assert {name: set(evidence[name]) for name in ("rmt", "variance")} == {
+        "rmt": {"not_evaluated"}, "variance": {"not_evaluated"},
+    }  # fmt: skip
+    assert evidence["spectral"]["changes"] == []
+
+
+def test_a_baseline_whose_branches_cannot_be_read_is_no_crash(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise BranchError("the output of a.b is not (windows, tokens, features)")
+
+    monkeypatch.setattr(guard_side, "record_branches", unreadable)
+    judged = checks(taken(bench, NOOP))
+    assert judged["spectral"].outcome is Outcome.PASS
+    for name in ("rmt", "variance"):
+        assert (judged[name].outcome, judged[name].reason) == (Outcome.ERROR, "not_evaluated")
+        assert "a.b" in judged[name].text
 
 
 def test_windows_given_ready_made_lend_those_of_the_preview(bench: Bench) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from invarlock_guards.answers import GuardAnswerError, read_prepared, read_result
 from invarlock_guards.contract import GuardResult, Violation
 
 FINE: dict[str, Any] = {"passed": True, "action": "continue"}
+
+
+def result(**fields: Any) -> GuardResult:
+    """A result object that holds what no mapping could."""
+    fine = {"guard": "g", "passed": True, "action": "continue", "reason": "r", "text": "t"}
+    return GuardResult(**{**fine, **fields})
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,20 @@ FINE: dict[str, Any] = {"passed": True, "action": "continue"}
         ({**FINE, "violations": [{"family": 1}]}, "violations[0].family is not text"),
         (GuardResult("g", True, "abort", "", ""), "passed is true, and action is abort"),
         (GuardResult("g", False, "stop", "", ""), "action 'stop'"),  # type: ignore[arg-type]
+        (result(passed="False"), "passed is str, not true, false or None"),
+        (result(passed=1), "passed is int, not true, false or None"),
+        (result(action=np.array([1, 2])), "action of type ndarray is none of continue"),
+        (result(action=None), "action of type NoneType is none of"),
+        (result(text=None), "text is NoneType, not text"),
+        (result(reason=3), "reason is int, not text"),
+        (result(metrics=[1]), "metrics is no mapping"),
+        (result(violations="none"), "violations is no list"),
+        (result(violations=("text",)), "violations[0] is str"),
+        (result(violations=({"module": 3},)), "violations[0].module is not text"),
+        (result(violations=(Violation(3, "h"),)), "violations[0].kind is not text"),  # type: ignore[arg-type]
+        (result(expected_changes=5), "expected_changes is no list"),
+        (result(warnings="one"), "warnings is no list"),
+        (result(warnings=(Violation("k", "m", value=object()),)), "warnings[0].value is neither"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_malformed_is_refused(given: Any, told: str) -> None:
@@ -73,6 +94,18 @@ def test_a_full_answer_is_kept() -> None:
 
 def test_a_result_object_takes_the_name_it_is_called_by() -> None:
     assert read_result("mine", GuardResult("other", True, "warn", "r", "t")).guard == "mine"
+
+
+def test_what_a_mapping_may_hold_a_result_object_may_hold_too() -> None:
+    given = result(
+        metrics=None, violations=[{"kind": "big", "value": 3}], warnings=("h.2",), passed=None
+    )
+    read = read_result("mine", given)
+    assert (read.passed, read.metrics) == (None, {})
+    assert read.violations == (Violation("big", "", 3),)
+    assert read.warnings == (Violation("warning", "h.2"),)
+    whole = result(expected_changes=(Violation("k", "m", 1, 2, "ffn"),), metrics={"n": 1})
+    assert read_result("g", whole) == whole
 
 
 @pytest.mark.parametrize("given", [None, {}, {"ready": 1}, [True], {"prepared": True}])

@@ -154,6 +154,29 @@ def test_finalize_may_add_a_failure_and_take_none_back(
     assert (result.passed, result.action) == stands
 
 
+@pytest.mark.parametrize("why", ["not ready", "not asked", "behind an abort"])
+@pytest.mark.parametrize(
+    ("finalized", "status"),
+    [
+        (FINE, "not_evaluated"), (WARN, "not_evaluated"), ((False, "warn"), "not_evaluated"),
+        (UNDO, "failed"), ((False, "continue"), "failed"),
+    ],
+)  # fmt: skip
+def test_a_guard_that_gave_no_answer_may_fail_at_the_end_and_not_pass(
+    why: str, finalized: tuple[bool, str], status: str
+) -> None:
+    guard = Recorder("g", [], answer(*FINE), ready=why != "not ready")
+    guard.last = answer(*finalized)
+    stops = [Recorder("stops", [], answer(*ABORT))] if why == "behind an abort" else []
+    chain = GuardChain([*stops, guard])
+    chain.prepare_all("m", None, None)
+    if why != "not asked":
+        chain.validate_all("m", None)
+    result = chain.finalize_all("m")
+    assert result.of("g").status == status
+    assert not result.passed
+
+
 @pytest.mark.parametrize(
     ("steps", "told"),
     [

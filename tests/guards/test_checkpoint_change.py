@@ -433,3 +433,126 @@ def test_what_is_equal_is_read_once_of_each_side(
     # Once for finiteness and equality of the baseline, once of the subject: no third look.
     assert max(elsewhere.count(name) for name in elsewhere) <= 3
     assert held.reads.count(moved) > 3
+
+
+def stored(directory: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A checkpoint of an unknown architecture."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def integers(seed: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    high = 2 if dtype is torch.bool else 100
+    made = torch.randint(0, high, (16, 8), generator=torch.Generator().manual_seed(seed))
+    return made.to(dtype)
+
+
+def packed_like_gptq(seed: int) -> dict[str, torch.Tensor]:
+    module = "model.layers.0.mlp.up_proj"
+    return {
+        f"{module}.qweight": integers(seed),
+        f"{module}.qzeros": integers(seed + 1),
+        "model.norm.weight": torch.ones(8),
+    }
+
+
+def test_packed_weights_that_all_differ_do_not_pass(tmp_path: Path) -> None:
+    one = stored(tmp_path / "one", packed_like_gptq(0))
+    other = stored(tmp_path / "other", packed_like_gptq(10))
+    found = compared(one, other, known=False).spectral
+    names = [name for name in packed_like_gptq(0) if ".q" in name]
+    assert [(c["name"], c["reason"]) for c in found["changes"]] == [(n, "dtype") for n in names]
+    result = judge_spectral(found, kind="any")
+    assert (result.passed, result.reason) == (None, "coverage")
+    # Those that are equal are compared.
+    same = compared(one, one, known=False).spectral
+    assert same["covered"]["other"] == {
+        "matrices": 2, "parameters": 256, "compared": 256, "changed": 0,
+    }  # fmt: skip
+    assert judge_spectral(same, kind="any").passed
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.bool, torch.int64, torch.complex64]
+)
+def test_tensors_without_real_numbers_are_compared_bit_by_bit(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    one = stored(tmp_path / "one", {"a.weight": integers(0, dtype)})
+    other = stored(tmp_path / "other", {"a.weight": integers(1, dtype)})
+    assert judge_spectral(compared(one, one, known=False).spectral, kind="any").passed
+    found = compared(one, other, known=False)
+    assert judge_invariants(found.invariants, kind="any").passed
+    assert judge_spectral(found.spectral, kind="any").reason == "coverage"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_packed_weights_under_their_parameters_names_are_compared_with_their_scales(
+    dtype: torch.dtype, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    name = NAMES["llama"]["matrix"]
+
+    def pack(tensors: dict[str, Any]) -> None:
+        tensors[name] = (tensors[name] * 10).to(dtype)
+        tensors[f"{name}_scale"] = torch.ones(len(tensors[name]), 1)
+
+    one = copied(checkpoints["llama"], tmp_path / "one", pack)
+    other = copied(one, tmp_path / "other", lambda t: t[f"{name}_scale"].mul_(3))
+    about = described(loaded(checkpoints["llama"]))
+    files = read_checkpoint(one), read_checkpoint(other)
+    found = compare_checkpoints(*files, about, about)
+    assert f"{name} is stored as {dtype}".replace("torch.", "") in str(found.by_names)
+    assert [c["name"] for c in found.spectral["changes"]] == [f"{name}_scale"]
+
+
+def test_nan_in_complex_numbers_is_counted(tmp_path: Path) -> None:
+    whole = torch.complex(torch.ones(4, 4), torch.ones(4, 4))
+    broken = whole.clone()
+    broken[1, 2] = complex(0, float("nan"))
+    one, other = (
+        stored(tmp_path / name, {"a.weight": tensor, "b.weight": torch.ones(2, 2)})
+        for name, tensor in (("one", whole), ("other", broken))
+    )
+    result = judge_invariants(compared(one, other, known=False).invariants, kind="any")
+    assert [(v.kind, v.module, v.value) for v in result.violations] == [
+        ("non_finite", "a.weight", "1")
+    ]
+    same = compared(other, other, known=False)
+    assert same.invariants["baseline_non_finite"] == ["a.weight"]
+    assert judge_spectral(same.spectral, kind="any").reason == "baseline_non_finite"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_the_subjects_index_promises_and_no_file_holds_is_missing(
+    known: bool, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    baseline = checkpoints["llama"]
+    loaded(baseline).save_pretrained(tmp_path / "s", max_shard_size="30KB")
+    index = tmp_path / "s" / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    told["weight_map"]["model.absent.weight"] = next(iter(told["weight_map"].values()))
+    index.write_text(json.dumps(told))
+    about = described(loaded(baseline)) if known else CheckpointDescription()
+    files = read_checkpoint(baseline), read_checkpoint(tmp_path / "s")
+    found = compare_checkpoints(*files, about, about).invariants
+    assert [(d["name"], d["baseline"]) for d in found["missing"]] == [
+        ("model.absent.weight", "absent")
+    ]
+    assert judge_invariants(found, kind="any").passed is False
+
+
+def test_a_promised_tensor_that_is_missing_is_listed_once(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    baseline, name = checkpoints["llama"], "model.norm.weight"
+    loaded(baseline).save_pretrained(tmp_path / "s", max_shard_size="30KB")
+    told = json.loads((tmp_path / "s" / "model.safetensors.index.json").read_text())
+    shard = tmp_path / "s" / told["weight_map"][name]
+    save_file({n: t for n, t in load_file(shard).items() if n != name}, shard)
+    about = described(loaded(baseline))
+    files = read_checkpoint(baseline), read_checkpoint(tmp_path / "s")
+    assert files[1].lost == {name}
+    found = compare_checkpoints(*files, about, about).invariants
+    assert [d["name"] for d in found["missing"]] == [name]

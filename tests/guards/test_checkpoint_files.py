@@ -68,6 +68,11 @@ def broken_index(directory: Path) -> str:
     return INDEX
 
 
+def nested_config(directory: Path) -> str:
+    (directory / "config.json").write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
+    return "config.json"
+
+
 def listed_index(directory: Path) -> str:
     (directory / INDEX).write_text("[]")
     return INDEX
@@ -100,7 +105,7 @@ def no_weights(directory: Path) -> str:
     "damage",
     [
         cut, grown, not_safetensors, empty, without_shard, twice, no_weight_map, broken_index,
-        listed_index, escaping_index, no_config, bin_only, no_weights,
+        listed_index, escaping_index, no_config, nested_config, bin_only, no_weights,
     ],
 )  # fmt: skip
 def test_a_bad_file_is_one_line_that_names_it_and_the_remedy(
@@ -133,6 +138,7 @@ def test_headers_give_shapes_dtypes_and_files(sharded: Path, tiny_model: Any) ->
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn,
     torch.float8_e5m2, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    torch.complex64,
 ]  # fmt: skip
 
 
@@ -143,7 +149,8 @@ def test_every_dtype_is_named_as_torch_names_it(tmp_path: Path) -> None:
     files = read_checkpoint(tmp_path)
     assert {f"torch.{stored.dtype}" for stored in files.tensors.values()} == tensors.keys()
     for name, stored in files.tensors.items():
-        assert stored.is_floating is tensors[name].dtype.is_floating_point
+        dtype = tensors[name].dtype
+        assert stored.is_floating is (dtype.is_floating_point or dtype.is_complex)
 
 
 def test_what_the_index_promises_and_no_file_holds_is_known(sharded: Path) -> None:

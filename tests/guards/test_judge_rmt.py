@@ -80,12 +80,14 @@ def test_the_edge_is_banded_on_both_sides(sign: int) -> None:
 @pytest.mark.parametrize("role", ["v", "qkv", "kv", "kv_b"])
 def test_the_edge_of_what_a_head_may_turn_is_judged_where_no_turn_is_declared(role: str) -> None:
     turned = evidence(sites=[site(), site("a.v_proj", role=role, fedge=0.09)])
-    for kind in ("any", "finetune", "merge", "reparametrized"):
+    for kind in ("any", "reparametrized"):
         result = judge_rmt(turned, kind=kind, policy=LOOSE)
         assert (result.passed, result.metrics["largest_feature_edge"]) == (True, 0.0)
-    for kind in ("cast", "quantize8", "quantize4", "prune"):
+    for kind in ("cast", "quantize8", "quantize4", "prune", "finetune", "merge"):
         (violation,) = judge_rmt(turned, kind=kind, policy=LOOSE).violations
         assert (violation.kind, violation.module) == ("feature_edge", "a.v_proj")
+    alone = judge_rmt(evidence(sites=[site(role=role)]), kind="any", policy=LOOSE)
+    assert (alone.passed, alone.reason) == (None, "edges_left_out")
 
 
 def test_features_that_stop_varying_are_no_edge_but_fail_by_their_share() -> None:
@@ -193,7 +195,8 @@ def test_a_norm_of_its_own_has_no_edge() -> None:
 
 
 def test_a_baseline_that_is_not_finite_leaves_nothing_to_compare() -> None:
-    rows = [branch(e=None, l=None, c=None, n_non_finite=3, n_baseline_non_finite=3)]
+    unknown = dict.fromkeys(("e", "l", "c", "log_rms"))
+    rows = [branch(**unknown, n_non_finite=3, n_baseline_non_finite=3)]
     result = judge_rmt(evidence(rows), kind="any", policy=LOOSE)
     assert (result.passed, result.reason) == (None, "baseline_non_finite")
     assert "layers.0.mlp" in result.text

@@ -297,3 +297,41 @@ def test_every_parameter_of_a_model_is_a_pair_once(kind: str, architecture: Any)
     assert all(pair.baseline.ndim > 1 for pair in matrices)
     embedding = model.get_input_embeddings().weight
     assert not any(pair.baseline is embedding for pair in matrices)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_doubles_near_the_ends_of_their_range_have_the_statistics_of_others(scale: float) -> None:
+    matrix = drawn(20, 30).double()
+    subject = matrix + 0.1 * drawn(20, 30, 1).double()
+    plain, found = change(matrix, subject), change(matrix * scale, subject * scale)
+    for key in (
+        "ln_sigma", "ln_frobenius", "ln_stable_rank", "relative_change", "edge_of_change",
+        "balanced_edge",
+    ):  # fmt: skip
+        assert getattr(found, key) == pytest.approx(getattr(plain, key), rel=1e-6), key
+    vector = change(matrix[0] * scale, subject[0] * scale, "norm")
+    plain = change(matrix[0], subject[0], "norm")
+    for key in ("relative_change", "ln_frobenius"):
+        assert getattr(vector, key) == pytest.approx(getattr(plain, key), rel=1e-9), key
+
+
+@pytest.mark.parametrize("role", ["up", "norm"])
+def test_what_float64_cannot_hold_is_not_measured(role: str) -> None:
+    matrix = drawn(20, 30).double()
+    sizes = (1e-300, 1e300, 1.7e308 / float(matrix.abs().max()), 5e-324)
+    for one in sizes:
+        for other in sizes:
+            found = change(matrix * one, -matrix * other, role)
+            values = [v for v in found.document().values() if isinstance(v, float)]
+            assert all(math.isfinite(value) for value in values)
+            if {one, other} == {1e-300, 1e300}:
+                assert found.relative_change in (None, 1.0)
+                assert (found.reason == "not_converged") == (role == "up" or one == 1e-300)
+
+
+def test_equal_integers_were_compared_and_others_were_not() -> None:
+    matrix = drawn(5, 6).mul(10).to(torch.int8)
+    same = change(matrix, matrix.clone())
+    assert (same.bitwise_equal, same.compared, same.n_parameters) == (True, True, 30)
+    moved = change(matrix, matrix + 1)
+    assert (moved.bitwise_equal, moved.compared, moved.reason) == (False, False, "dtype")

@@ -34,6 +34,17 @@ class Writes(Guard):
         model.lm_head.weight.data[0, 0] += 1
         return {"passed": True, "action": "continue"}
 
+class Skips(Guard):
+    def validate(self, model, adapter, context):
+        import pytest
+        pytest.skip("not today")
+
+class Exits(Guard):
+    def prepare(self, model, adapter, calib, policy):
+        raise SystemExit(0)
+
+    def validate(self, model, adapter, context): ...
+
 class Fails(Guard):
     def validate(self, model, adapter, context):
         return {"passed": False, "action": "abort", "message": "told so",
@@ -77,6 +88,21 @@ def test_a_guard_that_alters_the_model_leaves_no_check_that_passes(
         ["*ERROR: guard writes: validate() changed the model *GUARD_ALTERED_MODEL*"]
     )
     assert "baseline_drop" in repository.events()
+
+
+def test_a_guard_that_skips_or_exits_is_an_error_and_the_others_are_judged(
+    install: Installer, repository: Repository
+) -> None:
+    install("my-guards", CODE, skips="Skips", exits="Exits")
+    name = repository.suite("noop", head=guarded("{order: [skips, exits]}"))
+    result = repository.run(name, "-v")
+    result.assert_outcomes(passed=7, failed=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "ERROR: guard skips: validate() raised Skipped: not today",
+            "ERROR: guard exits: prepare() raised SystemExit: 0",
+        ]
+    )
 
 
 def test_the_guide_shows_a_guard_that_works(install: Installer, repository: Repository) -> None:

@@ -23,7 +23,7 @@ class Finding:
 
 def measured_nothing(guard: str, evidence: GuardEvidence) -> GuardResult | None:
     """The result where ``evidence`` holds no compared branch or no window, else None."""
-    if evidence.get("n_branches_compared") and evidence.get("n_windows"):
+    if all(evidence.get(key) for key in ("n_branches_compared", "n_windows", "n_tokens")):
         return None
     reason = evidence.get("reason") or "no branch was compared"
     text = f"not evaluated: {reason}"
@@ -76,6 +76,13 @@ def incomplete(evidence: GuardEvidence, min_parameter_share: float) -> tuple[str
             f"branches hold {evidence['parameter_share']:.1%} of the blocks' parameters, "
             f"{min_parameter_share:.1%} are demanded; left out: {first}",
         )
+    ragged = [
+        row["module"]
+        for row in evidence["branches"]
+        if len({row[key] is None for key in ("e", "l", "c", "log_rms")}) > 1
+    ]
+    if ragged:
+        return "branches_left_out", f"of the outputs of {ragged[0]} some numbers are missing"
     broken = [row["module"] for row in evidence["branches"] if row["n_baseline_non_finite"]]
     unknown = [
         row["module"]

@@ -37,6 +37,8 @@ ERROR = GroupLimits(strict=0.083, compression=0.20, open=0.40)
 ANGLE = GroupLimits(strict=0.003, compression=0.016, open=0.06)
 FREE_BASIS = ("v", "qkv", "kv", "kv_b")
 """Roles of projections whose values may be turned within a head, what reads them turned back."""
+TURNED = ("reparametrized", "any")
+"""Kinds under which they may be."""
 
 
 def _epsilon() -> dict[str, float]:
@@ -119,12 +121,12 @@ def judge_rmt(evidence: GuardEvidence, *, kind: str, policy: RMTPolicy) -> Guard
         kind: the declared kind of change; it chooses the limits.
         policy: the limits.
     """
-    is_open = group_of(kind) == "open"
+    group_of(kind)
     nothing = measured_nothing("rmt", evidence)
     if nothing is not None:
         return nothing
     sites = [row | {"band": abs(row["fedge"])} for row in evidence["sites"] if _known(row)]
-    judged = [row for row in sites if not (is_open and row["role"] in FREE_BASIS)]
+    judged = [row for row in sites if not (kind in TURNED and row["role"] in FREE_BASIS)]
     findings = not_finite(evidence)
     findings += beyond("branch_error", evidence["branches"], "e", policy.error.of(kind))
     findings += beyond("branch_angle", evidence["branches"], "c", policy.angle.of(kind))
@@ -133,7 +135,7 @@ def judge_rmt(evidence: GuardEvidence, *, kind: str, policy: RMTPolicy) -> Guard
     findings += _contradictions(evidence, kind, policy)
     lacking = (
         incomplete(evidence, policy.min_parameter_share)
-        or _without_edge(evidence)
+        or _without_edge(evidence, kind)
         or _unproved(evidence, kind, policy)
     )
     metrics = {
@@ -192,12 +194,13 @@ def _is_smaller(size: float | None, floor: float) -> bool:
     return size is not None and size < floor
 
 
-def _without_edge(evidence: GuardEvidence) -> tuple[str, str] | None:
-    """The first sub-layer none of whose projections has an edge, or was dead in the baseline."""
+def _without_edge(evidence: GuardEvidence, kind: str) -> tuple[str, str] | None:
+    """The first sub-layer no edge of which is judged, unless it was dead in the baseline."""
     known = {
         row["branch"]
         for row in evidence["sites"]
-        if _known(row) or (row["n_features"] and row["n_dead_baseline"] == row["n_features"])
+        if (_known(row) and not (kind in TURNED and row["role"] in FREE_BASIS))
+        or (row["n_features"] and row["n_dead_baseline"] == row["n_features"])
     }
     for row in evidence["branches"]:
         if row["kind"] != "norm" and row["module"] not in known:

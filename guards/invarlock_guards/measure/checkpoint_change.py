@@ -6,7 +6,7 @@ the same judges judge it. Of the two checkpoints no more than a pair of tensors 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,13 @@ from invarlock_guards.measure.checkpoint_layout import (
     layout_by_names,
     layout_of,
     misfit,
+    packed,
     renamed_names,
     stored_names,
 )
 from invarlock_guards.measure.checkpoint_structure import CheckpointSide, checkpoint_structure
 from invarlock_guards.measure.invariants import count_non_finite, measure_invariants
-from invarlock_guards.measure.row_blocks import bitwise_equal
+from invarlock_guards.measure.row_blocks import BLOCK_ELEMENTS, bitwise_equal
 from invarlock_guards.measure.spectral import measure_spectral
 from invarlock_guards.measure.weight_change import WeightPair
 
@@ -73,7 +74,8 @@ def compare_checkpoints(
 
     Without a model of the baseline, or with one whose parameters are not what it stores, tensors
     are compared under the names they are stored under, roles are read from these, and there is no
-    ``canon``.
+    ``canon``. Tensors of integers are compared bit by bit: those that differ have no change, but
+    the reason ``dtype``.
 
     Raises:
         CheckpointError: the baseline lacks what its index promises, or data cannot be read.
@@ -84,16 +86,39 @@ def compare_checkpoints(
     unchanged: set[str] = set()
     for name, (place, other_place) in _located(one, other).items():
         if _is_equal(baseline, place, subject, other_place):
-            other_counts[other_place] = counts[place]
-            if not counts[place]:
+            other_counts[other_place] = counts.get(place, 0)
+            if not counts.get(place):
                 unchanged.add(name)
     other_counts |= non_finite_counts(subject, known=other_counts)
     invariants = measure_invariants(
         checkpoint_structure(one, counts), checkpoint_structure(other, other_counts)
     )
+    lost = _lost(one, other, invariants["missing"])
+    if lost:
+        missing = sorted([*invariants["missing"], *lost], key=lambda entry: str(entry["name"]))
+        invariants = {**invariants, "missing": missing}
     with torch.no_grad():
         spectral = _spectral(one, other, unchanged)
     return CheckpointEvidence(invariants, spectral, by_names)
+
+
+def _lost(
+    one: CheckpointSide, other: CheckpointSide, missing: Iterable[Mapping[str, str]]
+) -> list[dict[str, str]]:
+    """What the subject's index promises and no file of it holds, but what is ``missing`` anyway."""
+    known: set[str | None] = set()
+    for entry in missing:
+        name = entry["name"]
+        known |= {name, name.removeprefix(other.layout.prefix), other.layout.renamed.get(name)}
+    return [
+        {
+            "name": name,
+            "baseline": "present" if name in one.files.tensors else "absent",
+            "subject": "promised by its index, and in no file",
+        }
+        for name in other.files.lost
+        if name not in known
+    ]
 
 
 def compare_headers(
@@ -119,15 +144,17 @@ def checkpoint_sides(
 ) -> tuple[CheckpointSide, CheckpointSide, str | None]:
     """Both checkpoints with a layout each, and why these are of names, or None if they are not."""
     if baseline.lost:
+        first, *others = sorted(baseline.lost)
+        more = f" and {len(others)} more tensors" if others else ""
         raise CheckpointError(
-            baseline.directory, f"its index promises {min(baseline.lost)}, which no file holds",
+            baseline.directory, f"its index promises {first}{more}, which no file holds",
             "give a complete baseline",
         )  # fmt: skip
     layout, reason = None, "unknown architecture"
     if of_baseline.model is not None:
         layout = layout_of(of_baseline.model)
         layout = replace(layout, renamed=renamed_names(layout, baseline))
-        misfitting = misfit(layout, baseline)
+        misfitting = misfit(layout, baseline) or packed(layout, baseline)
         if misfitting is not None:
             layout, reason = None, misfitting
     if layout is None:
@@ -161,10 +188,17 @@ def _is_equal(baseline: CheckpointFiles, place: str, subject: CheckpointFiles, o
 def non_finite_counts(files: CheckpointFiles, known: Container[str] = ()) -> dict[str, int]:
     """How many elements are NaN or infinite of each stored tensor that is not ``known``."""
     return {
-        name: count_non_finite(files.tensor(name))
+        name: _count_non_finite(files.tensor(name))
         for name, stored in files.tensors.items()
         if name not in known and stored.is_floating
     }
+
+
+def _count_non_finite(tensor: torch.Tensor) -> int:
+    if not tensor.is_complex():
+        return count_non_finite(tensor)
+    blocks = torch.split(tensor.reshape(-1), BLOCK_ELEMENTS)
+    return sum(block.numel() - int(torch.isfinite(block).sum()) for block in blocks)
 
 
 def _spectral(one: CheckpointSide, other: CheckpointSide, unchanged: set[str]) -> GuardEvidence:

@@ -62,8 +62,8 @@ class StoredTensor:
 
     @property
     def is_floating(self) -> bool:
-        """Whether its dtype is one of floating-point numbers."""
-        return "float" in self.dtype
+        """Whether its dtype is one of floating-point numbers, real or complex."""
+        return "float" in self.dtype or "complex" in self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ class CheckpointFiles:
             # Opened anew each time: a mapping lives as long as any tensor of it.
             with safe_open(file, framework="pt") as opened:
                 found: torch.Tensor = opened.get_tensor(name)
-        except (OSError, SafetensorError, AttributeError, KeyError) as error:
+        except (
+            OSError, SafetensorError, AttributeError, KeyError, RuntimeError, TypeError,
+        ) as error:  # fmt: skip
             raise CheckpointError(
                 file, f"tensor {name} cannot be read: {_told(error)}", "copy the file again"
             ) from error
@@ -165,7 +167,7 @@ def _header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
 def _mapping(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(file, f"cannot be read: {_told(error)}", "restore it") from error
     if not isinstance(found, dict):
         raise CheckpointError(file, "holds no JSON object", "restore the file")

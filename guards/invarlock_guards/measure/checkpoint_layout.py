@@ -69,8 +69,8 @@ def layout_by_names(files: CheckpointFiles, reason: str) -> CheckpointLayout:
     ``reason`` says why there is no architecture, and so no `Unit`.
     """
     shapes = {name: stored.shape for name, stored in files.tensors.items()}
-    floating = {n: s for n, s in shapes.items() if files.tensors[n].is_floating}
-    return CheckpointLayout(shapes, (), roles_by_name(floating), reason)
+    # Tensors of integers too: packed weights are nothing else.
+    return CheckpointLayout(shapes, (), roles_by_name(shapes), reason)
 
 
 def stored_names(layout: CheckpointLayout, files: CheckpointFiles) -> dict[str, str]:
@@ -131,4 +131,21 @@ def misfit(layout: CheckpointLayout, files: CheckpointFiles) -> str | None:
             return f"{name}, which its configuration asks for, is not stored under that name"
         if files.tensors[stored[name]].shape != layout.shapes[name]:
             return f"{name} has another shape than its configuration says"
+    return None
+
+
+def packed(layout: CheckpointLayout, files: CheckpointFiles) -> str | None:
+    """Why the numbers of ``files`` are not those ``layout`` computes with, or None if they are.
+
+    A packed parameter may have the name and shape of an unpacked one; what unpacks it, such as its
+    scales, is then stored beside it and not among what the architecture asks for.
+    """
+    stored = stored_names(layout, files)
+    dtypes = {name: files.tensors[stored[name]].dtype for name in layout.roles if name in stored}
+    for name, dtype in dtypes.items():
+        if "float" not in dtype:
+            return f"{name} is stored as {dtype}"
+    small = next((name for name, dtype in dtypes.items() if dtype.startswith("float8")), None)
+    if small is not None and unread_names(layout, files):
+        return f"{small} is stored as {dtypes[small]}, beside tensors that are not parameters"
     return None

@@ -81,8 +81,9 @@ class WeightChange:
         balanced_edge: the same after rows and then columns of the change are scaled to one size:
             rounding errors follow the sizes of a matrix's rows and columns, structure does not.
         reason: ``non_finite_baseline``, ``non_finite_subject``, ``zero_baseline``,
-            ``zero_subject``, ``missing_baseline``, ``missing_subject``, ``shape``, ``dtype`` or
-            ``not_converged``.
+            ``zero_subject``, ``missing_baseline``, ``missing_subject``, ``shape``, ``dtype`` (not
+            both hold real floating numbers, and their bits differ) or ``not_converged`` (also a
+            number that float64 cannot hold).
     """
 
     name: str
@@ -163,44 +164,74 @@ def _incomparable(pair: WeightPair) -> str | None:
         return "missing_subject"
     if pair.baseline.shape != pair.subject.shape:
         return "shape"
-    if not (pair.baseline.is_floating_point() and pair.subject.is_floating_point()):
-        return "dtype"
-    return None
+    if _has_numbers(pair.baseline) and _has_numbers(pair.subject):
+        return None
+    # Packed numbers have no size, but equal ones did not change.
+    if pair.unchanged or bitwise_equal(pair.baseline, pair.subject):
+        return None
+    return "dtype"
+
+
+def _has_numbers(tensor: torch.Tensor) -> bool:
+    """Whether its elements are real numbers to compute with: not integers, packed or complex."""
+    packed = str(tensor.dtype).removeprefix("torch.") in ("float8_e8m0fnu", "float4_e2m1fn_x2")
+    return tensor.is_floating_point() and not packed
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_complex():
+        return is_finite(torch.view_as_real(tensor))
+    return not _has_numbers(tensor) or is_finite(tensor)
 
 
 def _change(
     pair: WeightPair, name: str, baseline: torch.Tensor, subject: torch.Tensor
 ) -> WeightChange:
     about = (name, pair.role, pair.family, baseline.numel())
-    if not pair.unchanged and not is_finite(baseline):
+    if not pair.unchanged and not _is_finite(baseline):
         return WeightChange(*about, reason="non_finite_baseline")
     if pair.unchanged or bitwise_equal(baseline, subject):
         return WeightChange(*about, True, 0.0, 0.0, 0.0, 0.0, 0.0, balanced_edge=0.0)
     if not is_finite(subject):
         return WeightChange(*about, reason="non_finite_subject")
     one, other = _as_matrix(baseline), _as_matrix(subject)
-    if not pair.is_matrix:
-        return _sizes_only(about, one, other)
+    try:
+        return _sizes(about, one, other) if pair.is_matrix else _sizes_only(about, one, other)
+    except (ArithmeticError, ValueError):
+        # Numbers near the ends of float64's range, whose difference or ratio it cannot hold.
+        return WeightChange(*about, reason="not_converged")
+
+
+def _sizes(
+    about: tuple[str, str, str, int], one: torch.Tensor, other: torch.Tensor
+) -> WeightChange:
     before, after, moved = matrix_norms(one), matrix_norms(other), matrix_norms(other, one)
     if moved.sigma == 0:
         # Another dtype, or the sign of a zero: not one value differs.
         return WeightChange(*about, False, 0.0, 0.0, 0.0, 0.0, 0.0, balanced_edge=0.0)
     reason = _unmeasured(before, after, moved)
     if reason is not None:
-        rest = moved.frobenius / before.frobenius if before.frobenius else None
+        rest = _held(moved.frobenius / before.frobenius) if before.frobenius else None
         return WeightChange(*about, relative_change=rest, reason=reason)
-    ln_sigma = math.log(after.sigma / before.sigma)
-    ln_frobenius = math.log(after.frobenius / before.frobenius)
+    ln_sigma = _held(math.log(after.sigma / before.sigma))
+    ln_frobenius = _held(math.log(after.frobenius / before.frobenius))
     return WeightChange(
         *about,
         ln_sigma=ln_sigma,
         ln_frobenius=ln_frobenius,
         ln_stable_rank=2 * (ln_frobenius - ln_sigma),
-        relative_change=moved.frobenius / before.frobenius,
+        relative_change=_held(moved.frobenius / before.frobenius),
         edge_of_change=_edge(moved, *one.shape),
-        sigma=after.sigma,
+        sigma=_held(after.sigma),
         balanced_edge=_edge(matrix_norms(other, one, _balance(other, one)), *one.shape),
     )
+
+
+def _held(number: float) -> float:
+    """``number``, which must be finite: raises OverflowError where float64 could not hold it."""
+    if not math.isfinite(number):
+        raise OverflowError("a number beyond float64's range")
+    return number
 
 
 def _as_matrix(tensor: torch.Tensor) -> torch.Tensor:
@@ -220,8 +251,7 @@ def _unmeasured(before: MatrixNorms, after: MatrixNorms, moved: MatrixNorms) -> 
 
 def _balance(other: torch.Tensor, one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Factors for rows and columns of ``other - one`` after which all have one size, or none."""
-    rows = torch.cat([(b - a).square().mean(1) for b, a in row_blocks(other, one)])
-    by_row = torch.where(rows > 0, rows.rsqrt(), 0.0)
+    by_row = torch.cat([_inverse_sizes(b - a) for b, a in row_blocks(other, one)])
     squares = torch.zeros(one.shape[1], dtype=torch.float64, device=by_row.device)
     start = 0
     for b, a in row_blocks(other, one):
@@ -230,25 +260,53 @@ def _balance(other: torch.Tensor, one: torch.Tensor) -> tuple[torch.Tensor, torc
     return by_row, torch.where(squares > 0, squares.rsqrt(), 0.0)
 
 
+def _inverse_sizes(block: torch.Tensor) -> torch.Tensor:
+    """1 over the root mean square of each row of ``block``, 0 for a row of zeros."""
+    squares = block.square().mean(1)
+    units = torch.ones_like(squares)
+    # Squares of float64 numbers alone can leave its range.
+    beyond = ~((squares > 1e-200) & (squares < 1e200))
+    if beyond.any():
+        largest = block[beyond].abs().amax(1)
+        units[beyond] = torch.where(largest > 0, largest, 1.0)
+        squares[beyond] = (block[beyond] / units[beyond, None]).square().mean(1)
+    return torch.where(squares > 0, squares.rsqrt() / units, 0.0)
+
+
 def _edge(moved: MatrixNorms, rows: int, columns: int) -> float:
     spread = moved.frobenius / math.sqrt(rows * columns)
-    return moved.sigma / (spread * (math.sqrt(rows) + math.sqrt(columns)))
+    return _held(moved.sigma / (spread * (math.sqrt(rows) + math.sqrt(columns))))
 
 
 def _sizes_only(
     about: tuple[str, str, str, int], one: torch.Tensor, other: torch.Tensor
 ) -> WeightChange:
+    unit, other_unit, moved_unit = _units(one, other)
     before = after = moved = 0.0
-    # Sums of squares of float32 stay in float64's range.
     for a, b in row_blocks(one, other):
-        before += float(a.square().sum())
-        after += float(b.square().sum())
-        moved += float((b - a).square().sum())
+        before += float((a / unit).square().sum())
+        after += float((b / other_unit).square().sum())
+        moved += float(((b - a) / moved_unit).square().sum())
     if moved == 0.0:
         return WeightChange(*about, relative_change=0.0, ln_frobenius=0.0)
     if before == 0.0:
         return WeightChange(*about, reason="zero_baseline")
-    relative = math.sqrt(moved / before)
+    relative = _held(math.sqrt(moved / before) * (moved_unit / unit))
     if after == 0.0:
         return WeightChange(*about, relative_change=relative, reason="zero_subject")
-    return WeightChange(*about, relative_change=relative, ln_frobenius=math.log(after / before) / 2)
+    ratio = math.log(after / before) / 2 + math.log(other_unit) - math.log(unit)
+    return WeightChange(*about, relative_change=relative, ln_frobenius=_held(ratio))
+
+
+def _units(one: torch.Tensor, other: torch.Tensor) -> tuple[float, float, float]:
+    """What to divide ``one``, ``other`` and their difference by before they are squared."""
+    if torch.float64 not in (one.dtype, other.dtype):
+        # Sums of squares of float32 stay in float64's range.
+        return 1.0, 1.0, 1.0
+    before = after = moved = 0.0
+    for a, b in row_blocks(one, other):
+        if a.numel():
+            before = max(before, float(a.abs().max()))
+            after = max(after, float(b.abs().max()))
+            moved = max(moved, _held(float((b - a).abs().max())))
+    return before or 1.0, after or 1.0, moved or 1.0
