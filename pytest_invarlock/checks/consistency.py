@@ -70,7 +70,7 @@ def identities(facts: Facts) -> str | None:
     for (name, (planned, found)), key in zip(pairs.items(), keys, strict=True):
         if key in plan and planned != found:
             return f"the plan names another {name} than what was measured"
-    masked = plan["metric"] == "ppl_mlm"
+    masked = plan.get("metric") == "ppl_mlm"
     if "mask_probability" in plan and masked is not (plan["mask_probability"] is not None):
         return "a mask probability stands in the plan of a masked model, and in no other"
     return None

@@ -23,7 +23,7 @@ def guard_contradiction(name: str, facts: Facts) -> str | None:
     if found is not None:
         return found
     evidence = facts.guards.get(name)
-    if not _measured(evidence):
+    if evidence is None or not _measured(evidence):
         return None
     if name == "spectral":
         return _changes(evidence, facts)
@@ -32,8 +32,8 @@ def guard_contradiction(name: str, facts: Facts) -> str | None:
     return None
 
 
-def _measured(evidence: Mapping[str, Any] | None) -> bool:
-    return evidence is not None and "not_evaluated" not in evidence
+def _measured(evidence: Mapping[str, Any]) -> bool:
+    return "not_evaluated" not in evidence
 
 
 def _changes(evidence: Mapping[str, Any], facts: Facts) -> str | None:
