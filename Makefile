@@ -30,8 +30,9 @@ $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or newer on PATH: set PYTHON=' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# By itself and pinned: a later release may pull gigabytes of accelerator libraries.
-	$(BIN)/python -m pip install --quiet '$(TORCH)' -c constraints.txt
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	@# Python compiles what is imported; compiling all that is installed takes a minute.
+	$(BIN)/python -m pip install --quiet --no-compile '$(TORCH)' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]' -c constraints.txt
 	touch $@
 
 dev-install: $(READY)

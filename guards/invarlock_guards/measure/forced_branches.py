@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from invarlock_guards.measure.branch_evidence import Agreement, EdgePairs, branch_evidence
 from invarlock_guards.measure.branches import BranchPlan, find_branches
 from invarlock_guards.measure.feature_edge import WindowEdge, window_edge
+from invarlock_guards.measure.recorded_batch import Keeper, RecordedBatch, Replay
 from invarlock_guards.measure.watched_forward import (
     Batch,
     BranchError,
@@ -35,25 +36,6 @@ if TYPE_CHECKING:
 EDGE_WINDOWS = 8
 OUTLIER_FACTOR = 1.5 * 1.10
 """The seeds' margin times one plus their deadband."""
-
-
-@dataclass(slots=True)
-class RecordedBatch:
-    """What one batch's pass of the baseline gave.
-
-    ``tensors`` are copies on the CPU in the model's dtype, each kept once; ``entries`` and
-    ``outputs`` give, by module and call, places in it; ``edges`` is by site and window, and
-    ``edge_of_bits`` by a digest of the outputs that have it.
-    """
-
-    fingerprint: str
-    tensors: list[torch.Tensor] = field(default_factory=list)
-    entries: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    outputs: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    edges: dict[tuple[str, int], list[WindowEdge]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    edge_of_bits: dict[bytes, WindowEdge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +163,7 @@ class _Passes:
         """Record batch ``number`` of the baseline."""
         batch = self._batches[number]
         recorded = RecordedBatch(_fingerprint(batch))
-        keeper = _Keeper(recorded.tensors)
+        keeper = Keeper(recorded.tensors)
         before: dict[str, Callable[[torch.Tensor], None]] = {}
         after: dict[str, Callable[[torch.Tensor], None]] = {}
         for branch in self.plan.branches:
@@ -200,7 +182,7 @@ class _Passes:
         batch = self._batches[number]
         if _fingerprint(batch) != recorded.fingerprint:
             raise BranchError("the subject was given other windows than the baseline")
-        replay = _Replay(recorded)
+        replay = Replay(recorded)
         edges: dict[tuple[str, int], list[WindowEdge]] = defaultdict(list)
         after: dict[str, Callable[[torch.Tensor], None]] = {
             name: self._agree(name, number, replay) for name in recorded.outputs
@@ -226,7 +208,7 @@ class _Passes:
             outlier_factor=self._factor,
         )
 
-    def _agree(self, name: str, number: int, replay: _Replay) -> Callable[[torch.Tensor], None]:
+    def _agree(self, name: str, number: int, replay: Replay) -> Callable[[torch.Tensor], None]:
         mask = _mask(self._batches[number], self._tokens[name])
 
         def see(value: torch.Tensor) -> None:
@@ -260,75 +242,6 @@ class _Passes:
                     into[name, start + row].append(known[bits])
 
         return see
-
-
-class _Keeper:
-    """Copies tensors to the CPU, each once however often it is seen in one pass."""
-
-    def __init__(self, tensors: list[torch.Tensor]) -> None:
-        self._tensors = tensors
-        self._seen: dict[tuple[int, int], int] = {}
-        # An object that is freed could come back as another of the same identity.
-        self._alive: list[torch.Tensor] = []
-
-    def into(self, places: list[int]) -> Callable[[torch.Tensor], None]:
-        def see(value: torch.Tensor) -> None:
-            # An inference tensor counts no versions: each is kept as seen.
-            version = len(self._alive) if value.is_inference() else value._version  # noqa: SLF001
-            key = (id(value), version)
-            if key not in self._seen:
-                self._seen[key] = len(self._tensors)
-                self._tensors.append(value.detach().to("cpu", copy=True))
-                self._alive.append(value)
-            places.append(self._seen[key])
-
-        return see
-
-
-class _Replay:
-    """Hands out what was recorded, call by call."""
-
-    def __init__(self, recorded: RecordedBatch) -> None:
-        self._recorded = recorded
-        self._entered: dict[str, int] = defaultdict(int)
-        self._left: dict[str, int] = defaultdict(int)
-
-    def force(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        def other(value: torch.Tensor) -> torch.Tensor:
-            return self._next(name, self._recorded.entries, self._entered, value).to(value.dtype)
-
-        return other
-
-    def output(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        return self._next(name, self._recorded.outputs, self._left, value)
-
-    def _next(
-        self,
-        name: str,
-        places: dict[str, list[int]],
-        calls: dict[str, int],
-        value: torch.Tensor,
-    ) -> torch.Tensor:
-        call = calls[name]
-        calls[name] += 1
-        if call >= len(places[name]):
-            raise BranchError(f"{name} is called more often in the subject than in the baseline")
-        kept = self._recorded.tensors[places[name][call]]
-        if kept.shape != value.shape:
-            raise BranchError(
-                f"{name} has shape {tuple(value.shape)} in the subject and {tuple(kept.shape)} in "
-                "the baseline: compare models of one shape"
-            )
-        return kept.to(value.device)
-
-    def check_calls(self) -> None:
-        for places, calls in (
-            (self._recorded.entries, self._entered),
-            (self._recorded.outputs, self._left),
-        ):
-            for name, kept in places.items():
-                if calls[name] != len(kept):
-                    raise BranchError(f"{name} is called less often in the subject")
 
 
 def _both(
