@@ -30,7 +30,7 @@ from guards_bench import Bench, Run
 from guards_benign import Benign
 from guards_damage import Damage
 from guards_finetunes import finetunes
-from guards_models import ModelUnderTest, models
+from guards_models import EXPERTS, ModelUnderTest, models
 from guards_page import write_page
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "measured" / "guards.md"
+EXPERT_RUNS = 32
 ROWS = Path(__file__).parent / ".guards"
 FAULTS = ROOT / "policies" / "scenarios" / "faults.yaml"
 MEASURED = (
@@ -61,7 +62,13 @@ def faults() -> Iterator[tuple[Run, str]]:
 
 
 def runs_of(bench: Bench, model: ModelUnderTest, place: int, options: Any) -> Iterator[Run]:
-    """Faults, then benign and damaged runs in turn: a run broken off has some of each."""
+    """Faults, then benign and damaged runs in turn: a run broken off has some of each.
+
+    Of a model with experts, only the damage that no other model can have.
+    """
+    if bench.has_experts:
+        yield from Damage(bench, options.seed, place).runs(EXPERT_RUNS)
+        return
     yield from (run for run, _ in faults())
     cache = ROWS / "finetunes" / f"{model.name.replace(':', '-')}-{model.sha256[:12]}"
     tuned = finetunes(bench.loaded, options.seed, cache=cache.with_suffix(f".{options.seed}.pt"))
@@ -166,7 +173,8 @@ def main() -> None:
         f"python benchmarks/evidence_guards.py --seed {options.seed} "
         f"--benign {options.benign} --damage {options.damage}"
     )
-    planned = options.benign + options.damage + sum(1 for _ in faults())
+    each = options.benign + options.damage + sum(1 for _ in faults())
+    planned = sum(EXPERT_RUNS if model.architecture == EXPERTS else each for model in found)
     claims = write_page(
         found, rows, options.output, seed=options.seed, command=command, planned=planned
     )

@@ -136,6 +136,11 @@ class Bench:
                     found[name] = branch.name
         return found
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether a feed-forward network of the model is several."""
+        return any(m.expert is not None or m.weight.ndim == 3 for m in self.matrices())
+
     def matrices(self) -> list[Any]:
         """The blocks' matrices, in model order."""
         return [m for m in all_weight_matrices(self.loaded.model) if m.block is not None]

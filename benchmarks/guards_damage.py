@@ -54,6 +54,8 @@ OTHER_CELLS = (
     *(Cell("low rank under int8", x) for x in (0.003, 0.01, 0.02, 0.05)),
     *(Cell("structure", x) for x in ("weight_tying_break", "tokenizer_mismatch")),
 )
+EXPERT_CELLS = tuple(Cell("killed expert", number) for number in range(4))
+"""The one damage that only a model with experts can have; the rest is the other models'."""
 
 
 class Damage:
@@ -65,7 +67,9 @@ class Damage:
         self._matrices = bench.matrices()
         self._names = dict(bench.loaded.model.named_parameters())
         cells = [*MATRIX_CELLS, *OTHER_CELLS]
-        if not self._biases():
+        if bench.has_experts:
+            cells = list(EXPERT_CELLS)
+        elif not self._biases():
             cells = [cell for cell in cells if cell.name != "bias scaled"]
         self._cells = cells
 
@@ -127,6 +131,10 @@ class Damage:
             one, other = (int(b) for b in draw.permutation(blocks)[:2])
             step: Step = ("swap_layers", {"first": one, "second": other})
             return f"blocks {one} and {other}", None, (step,)
+        if cell.name == "killed expert":
+            killed: Step = ("kill_expert", {"expert": int(cell.dose), "layer": block})
+            inside = next(m for m in self._matrices if m.block == block and m.role == "down")
+            return f"block {block} expert {cell.dose}", self._branch[inside.name], (killed,)
         if cell.name == "zeroed head":
             head = int(draw.integers(self._bench.loaded.model.config.num_attention_heads))
             output = next(m for m in self._matrices if m.block == block and m.role == "o")

@@ -1,9 +1,12 @@
 """The models of the guards' evidence: the shipped two, and further training seeds of each.
 
 Usage: python benchmarks/guards_models.py [--seeds 1 2 3] [--share 1.0] [--threads 1]
+                                          [--architectures llama gpt2 mixtral]
 
-Trains what is not there yet into benchmarks/.models, which git ignores. ``--share`` shortens each
-training (its schedule with it); the page of the evidence states what every model was trained on.
+Trains what is not there yet into benchmarks/.models, which git ignores. The architecture with
+experts is there for the damage that only it can have, and one seed of it is enough. ``--share``
+shortens each training (its schedule with it); the page of the evidence states what every model was
+trained on.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "pytest_invarlock" / "builtin"
 CACHE = Path(__file__).parent / ".models"
 ARCHITECTURES = ("llama", "gpt2")
+EXPERTS = "mixtral"
 FULL_STEPS = 2800
 CARD = "training.json"
 
@@ -39,7 +43,7 @@ class ModelUnderTest:
 
     Attributes:
         name: ``builtin:llama`` or, of a further seed, ``llama-1``.
-        architecture: ``llama`` or ``gpt2``.
+        architecture: ``llama``, ``gpt2`` or, with experts, ``mixtral``.
         reference: what an adapter loads.
         training: how it was trained, for the page.
         sha256: of ``model.safetensors``.
@@ -116,8 +120,9 @@ def train(
             if (folder / CARD).exists():
                 continue
             recipe = training.Recipe(steps, seed, threads, warmup_steps=min(100, steps // 10))
-            model, seconds = training.train(name, stream, recipe)
-            _write(model, folder, SHIPPED / name)
+            builders = {**training.BUILDERS, EXPERTS: build_mixtral}
+            model, seconds = training.train(name, stream, recipe, builders)
+            _write(model, folder, SHIPPED / "llama")
             card = {
                 "architecture": name,
                 "seed": seed,
@@ -129,6 +134,25 @@ def train(
             }
             # Last: a folder without a card is no model.
             (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def build_mixtral() -> PreTrainedModel:
+    """Four experts in each of two blocks, two of them at every token; else as the shipped llama."""
+    config = transformers.AutoConfig.from_pretrained(SHIPPED / "llama").to_dict()
+    kept = ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads")
+    return transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(
+            **{key: config[key] for key in kept},
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            max_position_embeddings=config["max_position_embeddings"],
+            tie_word_embeddings=True,
+            bos_token_id=config["bos_token_id"],
+            eos_token_id=config["eos_token_id"],
+        )
+    )
 
 
 def _write(model: PreTrainedModel, folder: Path, shipped: Path) -> None:
@@ -144,8 +168,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--share", type=float, default=1.0, help="of the shipped models' steps")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--architectures", nargs="+", default=ARCHITECTURES, choices=(*ARCHITECTURES, EXPERTS)
+    )
     options = parser.parse_args()
-    train(options.seeds, options.share, options.threads)
+    train(options.seeds, options.share, options.threads, architectures=tuple(options.architectures))
     for model in models():
         print(model.name, model.training)
 

@@ -73,8 +73,8 @@ class GuardsPage:
             "llama: 4 layers, width 128, RMSNorm, rotary positions, gated feed-forward. gpt2: 4 "
             "layers, width 128, LayerNorm, biases, fused attention. Every rate on this page is "
             "conditional on these models, one text domain and toy size; runs on one model are not "
-            "independent of each other, which the intervals do not know. There is no model with "
-            "experts among them: a killed expert is not measured here.",
+            "independent of each other, which the intervals do not know. mixtral: 2 layers, width "
+            "128, four experts, two at a token; of it only killed experts are measured.",
         ]
 
     def benign_runs(self) -> None:
@@ -242,7 +242,7 @@ def write_page(
     command: str,
     planned: int,
 ) -> Claims:
-    """Write page and plot from ``rows`` by model, ``planned`` for each; returns the claims."""
+    """Write page and plot from ``rows`` by model, ``planned`` in all; returns the claims."""
     page = GuardsPage(models, rows)
     page.models_used()
     page.benign_runs()
@@ -266,10 +266,9 @@ def _head(page: GuardsPage, seed: int, command: str, planned: int) -> list[str]:
     tenth, median = (float(np.quantile(seconds, share)) for share in (0.1, 0.5))
     commits = sorted({row["commit"] for row in page.rows})
     _, upper = wilson(3, BENIGN_RUNS)
-    n_planned = planned * len(page.models)
     broken_off = (
-        [f"- **broken off: {len(page.rows)} of {n_planned} planned runs; the order is random**"]
-        if len(page.rows) < n_planned
+        [f"- **broken off: {len(page.rows)} of {planned} planned runs; the order is random**"]
+        if len(page.rows) < planned
         else []
     )
     return [

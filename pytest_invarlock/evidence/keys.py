@@ -50,10 +50,11 @@ def load_private_key(path: Path, passphrase_env: str = PASSPHRASE_ENV) -> Ed2551
     try:
         key = serialization.load_pem_private_key(pem, passphrase or None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        if encrypted and "password" in str(error).lower():
+        # One wrong passphrase in 256 leaves padding that looks right, and what it hides malformed.
+        if encrypted and not isinstance(error, UnsupportedAlgorithm):
             raise SigningKeyError(
                 f"{path}: the passphrase in {passphrase_env} does not open the key",
-                remedy="give the passphrase the key was made with",
+                remedy="give the passphrase the key was made with, or make another key",
                 code="KEY_PASSPHRASE",
             ) from error
         raise SigningKeyError(

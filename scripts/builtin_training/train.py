@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from .tokenizer import END_OF_TEXT_ID, VOCABULARY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 MAX_TOKENS = 256
 WIDTH = 128
@@ -81,18 +81,24 @@ def build_gpt2() -> PreTrainedModel:
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {"llama": build_llama, "gpt2": build_gpt2}
 
 
-def train(name: str, tokens: torch.Tensor, recipe: Recipe) -> tuple[PreTrainedModel, float]:
-    """Train one of ``BUILDERS`` from its seed.
+def train(
+    name: str,
+    tokens: torch.Tensor,
+    recipe: Recipe,
+    builders: Mapping[str, Callable[[], PreTrainedModel]] = BUILDERS,
+) -> tuple[PreTrainedModel, float]:
+    """Train one of ``builders`` from its seed.
 
     Args:
-        name: key of ``BUILDERS``.
+        name: key of ``builders``.
         tokens: ``(n_tokens,)`` int64, the training documents joined by end-of-text.
         recipe: steps, seed and rates.
+        builders: make the models, by name; the shipped ones' by default.
 
     Returns:
         The model in float32 and evaluation mode, and the seconds the steps took.
     """
-    return run(name, BUILDERS[name], lambda model, step: _loss(model, _batch(tokens, step)), recipe)
+    return run(name, builders[name], lambda model, step: _loss(model, _batch(tokens, step)), recipe)
 
 
 def run(

@@ -102,6 +102,12 @@ def test_passphrases(tmp_path: Path, key, monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.code == "KEY_PASSPHRASE"
     monkeypatch.setenv(keys.PASSPHRASE_ENV, "wrong")
     assert code_of(keys.load_private_key, path) == "KEY_PASSPHRASE"
+    def decrypts_to_noise(*_: object) -> None:
+        raise ValueError("Could not deserialize key data.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys.serialization, "load_pem_private_key", decrypts_to_noise)
+        assert code_of(keys.load_private_key, path) == "KEY_PASSPHRASE"
     monkeypatch.setenv(keys.PASSPHRASE_ENV, "sesame")
     assert keys.load_private_key(path).sign(b"") == key.sign(b"")
     plain = private_file(tmp_path / "plain.pem", pem_of(key))

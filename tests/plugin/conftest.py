@@ -27,10 +27,12 @@ import pytest_invarlock.reporting.junit
 import pytest_invarlock.reporting.terminal
 import pytest_invarlock.reporting.verdict_testcase
 import pytest_invarlock.run_summary  # noqa: F401
+from pytest_invarlock.policy.resources import read_text
 
 HEAD = """\
 name: small
 models: ["builtin:llama"]
+tier: text-only.yaml
 profile: dev
 dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
 run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
@@ -38,6 +40,14 @@ floors: {documents: 20, effective_documents: 10}
 bootstrap_replicates: 499
 scenarios:
 """
+GUARDED = HEAD.replace("tier: text-only.yaml\n", "")
+"""The same under the shipped tier, with the guards on weights and activations."""
+TEXT_ONLY = (
+    read_text("tiers", "balanced.yaml")
+    .replace(" spectral, rmt, variance,", "", 1)
+    .replace("name: balanced", "name: text-only", 1)
+)
+"""Tier balanced without them, for sessions that are about something else."""
 SCENARIOS = {
     "noop": "  - {id: noop, strictness: must_pass, edit: {name: noop}}\n",
     "rtn": "  - {id: rtn, strictness: must_pass, "
@@ -78,6 +88,7 @@ class Repository:
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path: Path = pytester.path
+        (self.path / "text-only.yaml").write_text(TEXT_ONLY)
 
     def suite(self, *scenarios: str, head: str = HEAD, name: str = SUITE_FILE) -> str:
         (self.path / name).write_text(suite_text(*scenarios, head=head))

@@ -136,7 +136,7 @@ def test_a_named_suite_collects_only_its_own_items(repository):
 def test_a_scenario_option_makes_a_smaller_whole_run(repository):
     suite = repository.suite("noop", "pruned")
     result = repository.run(suite, "--invarlock-scenario=noop")
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=5)
     assert repository.verdict()["verdict"] == "PASS"
     assert (repository.latest / "evidence_pack").is_dir()
 
@@ -145,7 +145,7 @@ def test_items_carry_the_marker(repository):
     suite = repository.suite("noop")
     repository.pytester.makepyfile(test_other="def test_other():\n    pass\n")
     result = repository.run("-m", "invarlock", "--strict-markers", suite, "test_other.py")
-    result.assert_outcomes(passed=8, deselected=1)
+    result.assert_outcomes(passed=5, deselected=1)
 
 
 def test_the_certificate_of_a_partial_run_is_written(repository):
