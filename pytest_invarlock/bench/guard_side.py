@@ -55,12 +55,13 @@ def record_baseline(
 ) -> RecordedBaseline:
     """One pass of the baseline over the guards' windows, before any edit can change it.
 
-    Windows that were ``given`` ready-made bring none for guards: then those of the preview are
-    taken, on which no verdict rests. Where a provider's documents left none, none are.
+    Windows that were ``given`` ready-made bring none for guards, and the tuning pool has no
+    documents to spare: then those of the preview are taken, on which no verdict rests. Where a
+    provider's documents left none, none are.
     """
     if not set(ACTIVATIONS) & set(plan.guards):
         return UNRECORDED
-    if not windows.calibration and not given:
+    if not windows.calibration and not given and plan.windows.pool != "tuning":
         return RecordedBaseline((), None, NO_WINDOWS)
     batches = guard_batches(baseline, windows, plan)
     try:

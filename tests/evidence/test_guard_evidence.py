@@ -160,7 +160,7 @@ def test_a_row_has_all_its_keys_and_no_other(
 def test_branches_that_are_counted_and_not_stated_are_no_pass(guard: str, facts: Facts) -> None:
     emptied = {**facts.guards[guard], "branches": []}
     check = judged(facts, {**facts.guards, guard: emptied}).check(guard)
-    assert (check.outcome, check.reason) == (Outcome.ERROR, "branches_left_out")
+    assert (check.outcome, check.reason) == (Outcome.ERROR, "contradictory")
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_an_edit_that_changes_nothing_is_an_error_and_the_verdict_says_so(reposi
 
 def test_too_little_data_is_inconclusive_and_fails(repository):
     head = (
-        "name: small\nmodels: ['builtin:llama']\nprofile: dev\nscenarios:\n"
+        "name: small\nmodels: ['builtin:llama']\ntier: text-only.yaml\nprofile: dev\nscenarios:\n"
         .replace("scenarios", "dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}\n"
                  "floors: {documents: 60}\nrun: {threads: 1}\nscenarios")
     )  # fmt: skip
@@ -118,7 +118,7 @@ def test_too_little_data_is_inconclusive_and_fails(repository):
 
 def test_on_inconclusive_xfail_softens_items_and_verdict_but_not_the_file(repository):
     head = (
-        "name: small\nmodels: ['builtin:llama']\nprofile: dev\n"
+        "name: small\nmodels: ['builtin:llama']\ntier: text-only.yaml\nprofile: dev\n"
         "dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}\n"
         "floors: {documents: 60}\nrun: {threads: 1}\nscenarios:\n"
     )

@@ -31,6 +31,7 @@ from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import policies_by_scenario
 from pytest_invarlock.records import record_from_bytes
 from pytest_invarlock.verdict import decide_run
+from tests.plugin.conftest import GUARDED
 
 REPORT = "reports/builtin-llama/pruned/run_0/evaluation.report.json"
 PAGE = "reports/builtin-llama/pruned/run_0/report.md"
@@ -54,7 +55,7 @@ def sealed(repository, kept_packs):
 
 
 def made_pack(repository):
-    repository.run(repository.suite("noop", "pruned"))
+    repository.run(repository.suite("noop", "pruned", head=GUARDED))
     pack = repository.latest / "evidence_pack"
     files = {
         path.relative_to(pack).as_posix(): path.read_bytes()

@@ -89,7 +89,7 @@ def test_the_minimal_configuration_runs_as_it_stands(repository, named):
     assert len(told["guards"]["spectral"]["changes"]) > 0
     for guard in ("rmt", "variance"):
         assert told["guards"][guard]["n_branches_compared"] > 0
-        assert told["guards"][guard]["n_windows"] == 16
+        assert told["guards"][guard]["n_windows"] == 32
     assert told["guards"]["invariants"]["missing"] == []
     unused = "dataset.split: provider pydoc has no splits: validation is not used"
     assert unused in told["dataset"]["notes"]

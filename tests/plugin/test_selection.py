@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from pytest_invarlock.policy.tiers import load_tier
+
 DEMO = "invarlock/demo"
 
 
@@ -97,7 +99,7 @@ def test_a_built_in_node_id_alone_activates_its_suite(repository):
     result = repository.run(f"{DEMO}::builtin:llama::noop", "--co", "-q")
     assert [line for line in result.outlines if "::" in line] == [
         f"{DEMO}::builtin:llama::noop::{check}"
-        for check in ("invariants", "primary_metric", "drift", "tail")
+        for check in load_tier("balanced").checks
     ]
 
 
