@@ -24,6 +24,7 @@ import pytest_invarlock.evidence.run_pack
 import pytest_invarlock.lending  # noqa: F401
 from pytest_invarlock.cli import main
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.tiers import load_tier
 from pytest_invarlock.run_commands import suite_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ floors: {documents: 20, effective_documents: 10}
 bootstrap_replicates: 499
 scenarios:
 """
+CHECKS = len(load_tier("balanced").checks)
 NOOP = "  - {id: noop, strictness: must_pass, edit: {name: noop}}\n"
 PRUNED = (
     "  - {id: pruned, strictness: must_pass, "
@@ -189,7 +191,7 @@ def test_it_collects_what_pytest_does(name: str, tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
     ran = collected(invarlock(tmp_path, "run", "-c", name, "--", "--co", *PLAIN))
     assert ran == collected(command(tmp_path, "pytest", name, "--co", *PLAIN))
-    assert len(ran) == 8
+    assert len(ran) == 2 * CHECKS
     assert ran[0] == f"{name}::builtin:llama::noop::invariants"
     without = invarlock(
         tmp_path, "run", "-c", name, "--", "--co", *PLAIN, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
@@ -247,7 +249,7 @@ def test_the_current_folder_is_no_place_of_modules(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(SUITE + NOOP)
     (tmp_path / "pytest.py").write_text("raise SystemExit('shadowed')\n")
     result = invarlock(tmp_path, "run", "-c", "my.yaml", "--", "--co", *PLAIN)
-    assert len(collected(result)) == 4
+    assert len(collected(result)) == CHECKS
 
 
 def test_an_interrupt_ends_in_pytests_status(tmp_path: Path) -> None:
@@ -321,7 +323,7 @@ def test_a_run_passes_and_is_narrowed_as_pytests(
     (pytester.path / "my.yaml").write_text(SUITE + NOOP + PRUNED)
     narrowed = become("run", "-c", "my.yaml", "--", *PLAIN, "-k", "noop")
     assert narrowed.ret == 0, narrowed.stdout.str()
-    assert "4 passed" in narrowed.stdout.str()
+    assert f"{CHECKS} passed" in narrowed.stdout.str()
     nothing = invarlock(pytester.path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "nothing")
     assert nothing.returncode == 5
 
