@@ -259,8 +259,9 @@ class MeasurementPlan:
     seed; ``guards`` lists the guards whose evidence is taken, ``foreign_guards`` those of other
     packages that are asked; ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
     ``strict_pairing`` ends the measurement where the subject's own tokenizer gives other windows;
-    ``sequential`` None measures every planned window; ``notes`` say what was assumed, for the
-    certificate, and change nothing that is measured.
+    ``sequential`` None measures every planned window; ``outlier_factor`` is the multiple of an edge
+    of activations beyond which singular values are counted as outliers; ``notes`` say what was
+    assumed, for the certificate, and change nothing that is measured.
     """
 
     source: DataSource
@@ -278,6 +279,7 @@ class MeasurementPlan:
     mask_probability: float = 0.15
     strict_pairing: bool = False
     sequential: SequentialPlan | None = None
+    outlier_factor: float = 1.5 * 1.10
     notes: tuple[str, ...] = ()
 
     def for_draw(self, draw: int) -> MeasurementPlan:
@@ -299,6 +301,7 @@ class MeasurementPlan:
             "data_digest": data_digest,
             "windows": self.windows.document(),
             "guards": list(self.guards),
+            "outlier_factor": self.outlier_factor,
             "metric": self.metric,
             "mask_probability": self.mask_probability if self.metric == "ppl_mlm" else None,
             "sequential": None if self.sequential is None else self.sequential.document(),

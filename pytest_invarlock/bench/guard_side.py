@@ -65,9 +65,10 @@ def record_baseline(
         return RecordedBaseline((), None, NO_WINDOWS)
     batches = guard_batches(baseline, windows, plan)
     try:
-        return RecordedBaseline(batches, record_branches(baseline.model, batches))
+        record = record_branches(baseline.model, batches, outlier_factor=plan.outlier_factor)
     except BranchError as error:
         return RecordedBaseline((), None, str(error))
+    return RecordedBaseline(batches, record)
 
 
 def guard_batches(

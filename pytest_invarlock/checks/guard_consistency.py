@@ -74,6 +74,9 @@ def _branches(name: str, evidence: Mapping[str, Any], facts: Facts) -> str | Non
         for key in ("n_windows", "n_tokens", "n_branches", "parameter_share", "branches"):
             if evidence[key] != other[key]:
                 return f"rmt and variance state different {key.replace('_', ' ')}"
+    factor = facts.plan.get("outlier_factor", evidence["outlier_factor"])
+    if evidence["outlier_factor"] != factor:
+        return f"outliers beyond {evidence['outlier_factor']:g} of an edge, planned were {factor:g}"
     counted = _windows(evidence, facts)
     if counted is not None:
         return counted

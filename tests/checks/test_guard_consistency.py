@@ -97,6 +97,7 @@ def leave_out(guards: dict[str, Any]) -> None:
         ("variance", lambda g: g["variance"].update(n_tokens=1), "different n tokens"),
         ("variance", lambda g: g["variance"].update(branches=[]), "different branches"),
         ("variance", leave_out, "was left out"),
+        ("rmt", lambda g: g["rmt"].update(outlier_factor=9.0), "outliers beyond 9 of an edge"),
         ("rmt", lambda g: [g[n].update(n_windows=2) for n in ("rmt", "variance")], "were measured"),
         ("rmt", lambda g: [g[n].update(n_windows=4) for n in ("rmt", "variance")], "were measured"),
     ],
