@@ -51,8 +51,8 @@ from pytest_invarlock.policy.decision_policy import (
     Expectation,
     Strictness,
 )
-from pytest_invarlock.policy.guard_names import NAME, RESERVED
 from pytest_invarlock.policy.guard_limits import with_outlier_factor
+from pytest_invarlock.policy.guard_names import NAME, RESERVED
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Setting, Settings
 from pytest_invarlock.policy.suite import KINDS
