@@ -72,13 +72,18 @@ class Description:
         return {key: value for key, value in given.items() if value is not None}
 
 
+PROBES = ("rmt", "variance")
+"""Guards of whose evidence a scenario may ask for a probe: a summary in a file of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One subject of a pair: an edit of the baseline, or a checkpoint (``subject`` reference).
 
     ``kind`` is the declared kind of change, None the edit's own; ``runs`` are the numbers of its
     draws of windows, none: as many as the suite has; ``timeout`` bounds one run, in seconds;
-    ``skipped`` says why its edit has no parameters, which makes it an ERROR.
+    ``skipped`` says why its edit has no parameters, which makes it an ERROR; ``probes`` (of
+    `PROBES`) are written beside its certificates.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Scenario:
     timeout: float | None = None
     description: Description = Description()
     skipped: str | None = None
+    probes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a scenario that names neither or both."""

@@ -39,6 +39,8 @@ ANGLE = GroupLimits(strict=0.003, compression=0.016, open=0.06)
 FREE_BASIS = ("v", "qkv", "kv", "kv_b")
 """Roles of projections whose values may be turned within a head, what reads them turned back."""
 LARGEST_FACTOR = 1e100
+LARGEST_LOG = 200.0
+"""Of a ratio that is written as a number."""
 TURNED = ("reparametrized", "any")
 """Kinds under which they may be."""
 
@@ -258,3 +260,52 @@ def outlier_metrics(
     if not metrics:
         return {"outliers": "not_measured", "outliers_reason": "no edge", "stable": None}
     return {"outliers": "measured", "outlier_factor": asked, **metrics, "stable": stable}
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyGrowth:
+    """How much the edges of one family grew, at the module where they grew most.
+
+    ``growth`` is relative, (subject - baseline) / baseline; None where it is not known: then
+    ``reason`` says why. ``unstable`` is whether it is above ``epsilon``, None where that is not
+    known; a subject whose outputs are not finite is.
+    """
+
+    family: str
+    module: str
+    n_modules: int
+    growth: float | None
+    epsilon: float
+    unstable: bool | None
+    reason: str | None = None
+
+
+def edge_growth(evidence: GuardEvidence, policy: RMTPolicy) -> list[FamilyGrowth]:
+    """The largest relative growth of a feature-standardised edge in each family, by name.
+
+    It is reported and decides nothing: the judge bands each module by itself, on both sides.
+    """
+    families = sorted({row["family"] for row in evidence["sites"]})
+    return [
+        _growth(family, [row for row in evidence["sites"] if row["family"] == family], policy)
+        for family in families
+    ]
+
+
+def _growth(family: str, rows: list[Mapping[str, Any]], policy: RMTPolicy) -> FamilyGrowth:
+    epsilon = policy.epsilon_of(family)
+    broken = [row for row in rows if not row["finite"]]
+    if broken:
+        module = broken[0]["module"]
+        return FamilyGrowth(family, module, len(rows), None, epsilon, True, "non_finite")
+    unknown = [row for row in rows if not _known(row)]
+    known = [row for row in rows if _known(row)]
+    if not known:
+        return FamilyGrowth(family, rows[0]["module"], len(rows), None, epsilon, None, "no_edge")
+    worst = max(known, key=lambda row: row["fedge"])
+    growth = math.expm1(min(worst["fedge"], LARGEST_LOG))
+    unstable = growth > epsilon
+    # A module without an edge may have grown more.
+    reason = "no_edge_of_some" if unknown else None
+    told = None if unknown and not unstable else unstable
+    return FamilyGrowth(family, worst["module"], len(rows), growth, epsilon, told, reason)
