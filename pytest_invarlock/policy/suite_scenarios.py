@@ -183,7 +183,7 @@ def _probes(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tup
             path = ("scenarios", index, "probes", place)
             raise ConfigError(
                 f"{document.place(path)}: {dotted(path)}: there is no probe of {name!r}",
-                remedy=nearest(name, PROBES, "probe"),
+                remedy=nearest(name, list(PROBES), "probe"),
                 code="BAD_VALUE",
             )
     return tuple(name for name in PROBES if name in named)
