@@ -22,6 +22,7 @@ from pytest_invarlock.checks.attested import attested_check
 from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.guard_consistency import guard_contradiction
+from pytest_invarlock.checks.guard_floor import ACTIVATIONS, below_guard_floor
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
@@ -158,7 +159,10 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return CheckDecision(
             name, Outcome.ERROR, result.reason, f"{result.text}, and the policy asks for neither"
         )
-    return _guard_check(result, policy.modes[name])
+    check = _guard_check(result, policy.modes[name])
+    if name not in ACTIVATIONS or result.passed is None:
+        return check
+    return below_guard_floor(result, check, facts, policy) or check
 
 
 def _guard_check(result: GuardResult, mode: str) -> CheckDecision:

@@ -99,6 +99,7 @@ def check_arguments(marker: pytest.Mark) -> None:
 
 def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     """The comparison of the marker nearest to a test; settings made elsewhere win."""
+    from pytest_invarlock.policy.guard_limits import with_outlier_factor
     from pytest_invarlock.policy.plan_settings import (
         build_plan,
         build_policy,
@@ -135,6 +136,7 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy({}, effective, expectations)
     plan = with_sequence(build_plan({}, effective, root), policy, effective)
+    plan = with_outlier_factor(plan, policy.guards)
     plan = with_foreign_guards(plan, {}, effective, None)
     return Comparison(pair, scenario, plan, policy, effective.number("repeats") or 1)
 

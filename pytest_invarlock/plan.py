@@ -72,13 +72,18 @@ class Description:
         return {key: value for key, value in given.items() if value is not None}
 
 
+PROBES = ("rmt", "variance")
+"""Guards of whose evidence a scenario may ask for a probe: a summary in a file of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One subject of a pair: an edit of the baseline, or a checkpoint (``subject`` reference).
 
     ``kind`` is the declared kind of change, None the edit's own; ``runs`` are the numbers of its
     draws of windows, none: as many as the suite has; ``timeout`` bounds one run, in seconds;
-    ``skipped`` says why its edit has no parameters, which makes it an ERROR.
+    ``skipped`` says why its edit has no parameters, which makes it an ERROR; ``probes`` (of
+    `PROBES`) are written beside its certificates.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Scenario:
     timeout: float | None = None
     description: Description = Description()
     skipped: str | None = None
+    probes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a scenario that names neither or both."""
@@ -259,8 +265,9 @@ class MeasurementPlan:
     seed; ``guards`` lists the guards whose evidence is taken, ``foreign_guards`` those of other
     packages that are asked; ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
     ``strict_pairing`` ends the measurement where the subject's own tokenizer gives other windows;
-    ``sequential`` None measures every planned window; ``notes`` say what was assumed, for the
-    certificate, and change nothing that is measured.
+    ``sequential`` None measures every planned window; ``outlier_factor`` is the multiple of an edge
+    of activations beyond which singular values are counted as outliers; ``notes`` say what was
+    assumed, for the certificate, and change nothing that is measured.
     """
 
     source: DataSource
@@ -278,6 +285,7 @@ class MeasurementPlan:
     mask_probability: float = 0.15
     strict_pairing: bool = False
     sequential: SequentialPlan | None = None
+    outlier_factor: float = 1.5 * 1.10
     notes: tuple[str, ...] = ()
 
     def for_draw(self, draw: int) -> MeasurementPlan:
@@ -299,6 +307,7 @@ class MeasurementPlan:
             "data_digest": data_digest,
             "windows": self.windows.document(),
             "guards": list(self.guards),
+            "outlier_factor": self.outlier_factor,
             "metric": self.metric,
             "mask_probability": self.mask_probability if self.metric == "ppl_mlm" else None,
             "sequential": None if self.sequential is None else self.sequential.document(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_invarlock.certificate.probes import probes_of
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.plan import PlannedScenario
@@ -80,6 +81,11 @@ class RunSummary:
     def policy(self, decision: Decision) -> DecisionPolicy:
         """The policy a decision was made under."""
         return self.policies[(decision.model, decision.scenario)]
+
+    def probes(self, decision: Decision) -> tuple[str, ...]:
+        """The probes that the scenario of a decision asks for."""
+        told = [scenario for plan in self.plans for scenario in plan["scenarios"]]
+        return probes_of(told, decision.model, decision.scenario)
 
     def policy_documents(self) -> list[dict[str, Any]]:
         """Every policy of the run, in the order of its plan parts."""

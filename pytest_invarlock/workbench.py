@@ -309,6 +309,7 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
                 "kind": kind_of(scenario),
                 "edit": scenario.edit.document() if scenario.edit is not None else None,
                 **scenario.description.document(),
+                **({"probes": list(scenario.probes)} if scenario.probes else {}),
                 **({} if scenario.timeout is None else {"timeout": scenario.timeout}),
                 **({} if model is None else {"model": model}),
             }

@@ -13,6 +13,7 @@ from invarlock_guards.measure.variance import measure_variance
 from invarlock_guards.measure.watched_forward import BranchError
 
 from pytest_invarlock.bench.draws import batch_shape
+from pytest_invarlock.data.window_set import first_counted, n_counted
 from pytest_invarlock.metrics.batches import make_batches
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_invarlock.adapters import LoadedModel
     from pytest_invarlock.bench.subject import Subject
-    from pytest_invarlock.data import WindowSet
+    from pytest_invarlock.data import Window, WindowSet
     from pytest_invarlock.plan import MeasurementPlan
 
 ACTIVATIONS = ("rmt", "variance")
@@ -65,21 +66,32 @@ def record_baseline(
         return RecordedBaseline((), None, NO_WINDOWS)
     batches = guard_batches(baseline, windows, plan)
     try:
-        return RecordedBaseline(batches, record_branches(baseline.model, batches))
+        record = record_branches(baseline.model, batches, outlier_factor=plan.outlier_factor)
     except BranchError as error:
         return RecordedBaseline((), None, str(error))
+    return RecordedBaseline(batches, record)
 
 
 def guard_batches(
     baseline: LoadedModel, windows: WindowSet, plan: MeasurementPlan
 ) -> list[dict[str, Any]]:
     """The guards' windows as keyword arguments of forward passes, made afresh."""
-    chosen = windows.calibration or windows.preview[: plan.windows.guard_windows]
+    chosen = guard_windows(windows, plan)
     shape = batch_shape(baseline, plan.batch_tokens, windows.reading)
     return [
         {**batch.inputs, **batch.options}
         for batch in make_batches(chosen, shape, device=baseline.device)
     ]
+
+
+def guard_windows(windows: WindowSet, plan: MeasurementPlan) -> tuple[Window, ...]:
+    """The windows that guards look at: the calibration's, or else the first of the preview."""
+    return windows.calibration or first_counted(windows.preview, plan.windows.guard_windows)
+
+
+def n_guard_windows(windows: WindowSet, plan: MeasurementPlan, *, given: bool) -> int:
+    """How many windows, of choices examples, there are for guards to look at."""
+    return n_counted(guard_windows(windows, plan)) if windows.calibration or given else 0
 
 
 def guard_evidence(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_invarlock.bench.tensor_digest import model_tensors, tensor_digest
+from pytest_invarlock.bench.tensor_digest import model_tensors, tensor_digest, tensors_overlap
 from pytest_invarlock.errors import EditError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class EditJournal:
         self._tensors = model_tensors(model)
         self._saved: dict[str, torch.Tensor] = {}
         self._places: dict[_Place, str] = {}
+        # Names in the order of their first writes, by the storage they lie in.
+        self._stored: dict[int, list[str]] = {}
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -50,9 +52,24 @@ class EditJournal:
         return tuple(self._saved)
 
     def before(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What ``tensor``, one of the model's, held before the edit: itself where not written."""
-        name = self._places.get(_place(tensor))
-        return tensor if name is None else self._saved[name]
+        """What ``tensor``, one of the model's, held before the edit: itself where not written.
+
+        Of one that shares some of its numbers with edited ones, a copy.
+        """
+        beside = self._stored.get(tensor.untyped_storage().data_ptr(), ())
+        over = [name for name in beside if tensors_overlap(tensor, self._tensors[name])]
+        if not over:
+            return tensor
+        if len(over) == 1 and self._places.get(_place(tensor)) == over[0]:
+            return self._saved[over[0]]
+        return self._undone(tensor, over)
+
+    def _undone(self, tensor: torch.Tensor, names: list[str]) -> torch.Tensor:
+        """``tensor`` out of a copy of its storage, in which the writes to ``names`` are undone."""
+        storage = tensor.untyped_storage().clone()
+        for name in reversed(names):
+            _within(storage, self._tensors[name]).copy_(self._saved[name])
+        return _within(storage, tensor).clone()
 
     def write(self, name: str, value: torch.Tensor) -> None:
         """Overwrite tensor ``name`` in place; tied names change together."""
@@ -70,6 +87,7 @@ class EditJournal:
             # Saved before it counts as saved, should memory run out between the two.
             self._saved[name] = tensor.detach().clone()
             self._places[place] = name
+            self._stored.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
         with torch.no_grad():
             tensor.copy_(value)
 
@@ -99,6 +117,7 @@ class EditJournal:
                 )
         self._saved.clear()
         self._places.clear()
+        self._stored.clear()
 
 
 def _n_different(tensor: torch.Tensor, saved: torch.Tensor) -> int:
@@ -115,6 +134,13 @@ def _zeros(tensor: torch.Tensor) -> torch.Tensor:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(_INTEGER_VIEWS[tensor.element_size()])
+
+
+def _within(storage: torch.UntypedStorage, like: torch.Tensor) -> torch.Tensor:
+    """The tensor that lies in ``storage`` as ``like`` does in its own."""
+    empty = torch.empty(0, dtype=like.dtype, device=like.device)
+    with torch.no_grad():
+        return empty.set_(storage, like.storage_offset(), like.shape, like.stride())
 
 
 def _place(tensor: torch.Tensor) -> _Place:

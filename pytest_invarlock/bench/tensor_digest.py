@@ -35,14 +35,42 @@ def tensor_digests(model: torch.nn.Module) -> dict[str, str]:
     return digests
 
 
+def tensors_overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one storage reach over common bytes.
+
+    Views whose elements interleave count too: that they share none would have to be searched for.
+    """
+    if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
+        return False
+    (start, end), (begin, stop) = _reach(one), _reach(other)
+    return max(start, begin) < min(end, stop)
+
+
+def _reach(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first byte of a tensor, and the first behind it, in its storage."""
+    start = tensor.storage_offset() * tensor.element_size()
+    if not tensor.numel():
+        return start, start
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    return start, start + (last + 1) * tensor.element_size()
+
+
 def edited_digests(
     model: torch.nn.Module, touched: Iterable[str], known: Mapping[str, str]
 ) -> dict[str, str]:
     """The digests after an edit of the tensors ``touched``; the others' are ``known``."""
     tensors = model_tensors(model)
-    written = {tensors[name].data_ptr() for name in touched}
+    written: dict[int, list[torch.Tensor]] = {}
+    for name in touched:
+        written.setdefault(tensors[name].untyped_storage().data_ptr(), []).append(tensors[name])
     return {
-        name: tensor_digest(tensor) if tensor.data_ptr() in written else known[name]
+        name: tensor_digest(tensor)
+        if any(
+            tensors_overlap(tensor, other)
+            for other in written.get(tensor.untyped_storage().data_ptr(), ())
+        )
+        else known[name]
         for name, tensor in tensors.items()
     }
 

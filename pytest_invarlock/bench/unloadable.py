@@ -10,6 +10,7 @@ from invarlock_guards.measure.checkpoint_change import (
     checkpoint_sides,
     non_finite_counts,
 )
+from invarlock_guards.measure.checkpoint_difference import tensor_difference
 from invarlock_guards.measure.checkpoint_files import CheckpointError, read_checkpoint
 from invarlock_guards.measure.checkpoint_layout import layout_of, misfit, stored_names
 from invarlock_guards.measure.checkpoint_structure import checkpoint_structure
@@ -59,7 +60,7 @@ def unloadable_subject(bench: Bench, reference: str) -> Subject | None:
         model, reading = lay_out_checkpoint(source, adapter.reading_of)
         if misfit(layout_of(model), read_checkpoint(source.directory)) is None:
             return None
-        side = _beside_baseline(bench, adapter, source, model)
+        sides = _beside_baseline(bench, adapter, source, model)
     except CheckpointError:
         # Loading knows more ways to store a checkpoint, and says what is wrong with this one.
         return None
@@ -67,26 +68,31 @@ def unloadable_subject(bench: Bench, reference: str) -> Subject | None:
         if error.code == NOT_LAID_OUT:
             return None
         raise
-    why = None if side is None else misfit(side.layout, side.files)
-    if side is None or why is None or _loads(bench, adapter, reference):
+    if sides is None:
+        return None
+    one, side = sides
+    why = misfit(side.layout, side.files)
+    if why is None or _loads(bench, adapter, reference):
         return None
     bench.log("subject_unloadable", pair=bench.pair.name)
+    names = tensor_difference(checkpoint_structure(one), checkpoint_structure(side), side).text
+    why = f"{why} ({names})" if names else why
     return _subject(bench, source, side, model, reading, why)
 
 
 def _beside_baseline(
     bench: Bench, adapter: HF_Adapter, source: ModelSource, model: Any
-) -> CheckpointSide | None:
-    """The subject under the names that the baseline's files show; None where these are others."""
+) -> tuple[CheckpointSide, CheckpointSide] | None:
+    """Both under the names that the baseline's files show; None where these are others."""
     baseline = adapter.source_of(bench.pair.baseline)
     like, _ = lay_out_checkpoint(baseline, adapter.reading_of)
-    _, side, by_names = checkpoint_sides(
+    one, side, by_names = checkpoint_sides(
         read_checkpoint(baseline.directory),
         read_checkpoint(source.directory),
         CheckpointDescription(like),
         CheckpointDescription(model, model.config.to_dict()),
     )
-    return side if by_names is None else None
+    return (one, side) if by_names is None else None
 
 
 def _loads(bench: Bench, adapter: HF_Adapter, reference: str) -> bool:

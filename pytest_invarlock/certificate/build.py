@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.certificate.identities import assert_identities
-from pytest_invarlock.checks.floors import token_floor
+from pytest_invarlock.checks.floors import guard_window_floor, token_floor
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.strict_json import digest
@@ -116,5 +116,6 @@ def _floors(facts: Facts, policy: DecisionPolicy) -> dict[str, float | int | Non
     return {
         "documents": policy.floors.documents,
         "effective_documents": policy.floors.effective_documents,
+        "guard_windows": guard_window_floor(facts, policy),
         "tokens": token_floor(facts, policy) if facts.error is None else policy.floors.tokens,
     }

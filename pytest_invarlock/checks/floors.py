@@ -1,11 +1,13 @@
-"""The least evidence on which PASS or FAIL of the primary metric may rest."""
+"""The least evidence on which PASS or FAIL may rest: of the primary metric, and of activations."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Facts
 
@@ -52,3 +54,21 @@ def token_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
         predicted = facts.plan["mask_probability"]
     reachable: float = TOKEN_FLOOR_SHARE * predicted * planned * (facts.data["seq_len"] - 1)
     return min(policy.floors.tokens, math.floor(reachable))
+
+
+def guard_windows_short(
+    facts: Facts, evidence: Mapping[str, Any], policy: DecisionPolicy
+) -> str | None:
+    """Whether ``evidence`` of activations rests on fewer windows than the floor in force."""
+    used = min(evidence["n_windows"], facts.data.get("n_guard_windows", evidence["n_windows"]))
+    needed = guard_window_floor(facts, policy)
+    if needed is None or used >= needed:
+        return None
+    planned = facts.plan["windows"]["guard_windows"]
+    return f"{used} of {planned} planned guard windows, {needed} are needed"
+
+
+def guard_window_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
+    """The floor of guard windows in force, of choices in examples; None where none was planned."""
+    planned = facts.plan.get("windows", {}).get("guard_windows")
+    return None if planned is None else math.ceil(policy.floors.guard_window_share * planned)

@@ -74,6 +74,12 @@ def _branches(name: str, evidence: Mapping[str, Any], facts: Facts) -> str | Non
         for key in ("n_windows", "n_tokens", "n_branches", "parameter_share", "branches"):
             if evidence[key] != other[key]:
                 return f"rmt and variance state different {key.replace('_', ' ')}"
+    factor = facts.plan.get("outlier_factor", evidence["outlier_factor"])
+    if evidence["outlier_factor"] != factor:
+        return f"outliers beyond {evidence['outlier_factor']:g} of an edge, planned were {factor:g}"
+    counted = _windows(evidence, facts)
+    if counted is not None:
+        return counted
     weights = facts.guards.get("spectral")
     if name != "rmt" or weights is None or not _measured(weights):
         return None
@@ -81,4 +87,18 @@ def _branches(name: str, evidence: Mapping[str, Any], facts: Facts) -> str | Non
         of_weights = {c["name"]: c[statistic] for c in weights["changes"] if c["type"] == "matrix"}
         if evidence[key] is not None and evidence[key] != of_weights:
             return f"its {key} is another than that of the weights"
+    return None
+
+
+def _windows(evidence: Mapping[str, Any], facts: Facts) -> str | None:
+    """The windows are those that were drawn for guards, at most as many as were planned."""
+    drawn, used = facts.data.get("n_guard_windows"), evidence["n_windows"]
+    planned = facts.plan.get("windows", {}).get("guard_windows")
+    if drawn is None or not used:
+        return None
+    if planned is not None and drawn > planned:
+        return f"{drawn} guard windows are said to be drawn, {planned} were planned"
+    # Of an example every choice is a window.
+    if used < drawn or (used > drawn and facts.plan["metric"] != "accuracy"):
+        return f"{drawn} guard windows are said to be drawn, {used} were measured"
     return None

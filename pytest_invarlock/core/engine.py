@@ -15,7 +15,7 @@ import torch
 
 from pytest_invarlock.bench.draws import metric_of
 from pytest_invarlock.bench.foreign_guards import PreparedGuard, attested_answers, prepare_guards
-from pytest_invarlock.bench.guard_side import UNRECORDED, guard_evidence
+from pytest_invarlock.bench.guard_side import UNRECORDED, guard_evidence, n_guard_windows
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.bench.unloadable import unloadable_subject
@@ -226,6 +226,9 @@ def _facts(
             "n_documents": dict(windows.n_documents)
             | {arm: len(np.unique(losses.documents)) for arm, losses in arms.items()},
             "n_documents_planned": dict(windows.n_documents),
+            "n_guard_windows": n_guard_windows(
+                windows, bench.plan, given=bench.draws.is_given(draw)
+            ),
             "overlap_fraction": windows.overlap_fraction,
             "duplicate_fraction": windows.duplicate_fraction,
             "match_fraction": match,

@@ -51,6 +51,7 @@ from pytest_invarlock.policy.decision_policy import (
     Expectation,
     Strictness,
 )
+from pytest_invarlock.policy.guard_limits import with_outlier_factor
 from pytest_invarlock.policy.guard_names import NAME, RESERVED
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Setting, Settings
@@ -171,6 +172,7 @@ class CoreRunner:
             scenario = _scenario(edit, spec)
         bench.adapter = EditedCopyAdapter(edited)
         policy = _policy(config, scenario, [guard.name for guard in guards])
+        bench.plan = with_outlier_factor(bench.plan, policy.guards)
         try:
             record = measure(bench.pair, scenario, plan, bench=bench)
         finally:
@@ -281,17 +283,14 @@ def _window(batch: Mapping[str, Any], index: int, context: int | None) -> Window
 
 
 def _plan(model: Any, windows: WindowSet) -> MeasurementPlan:
-    parameter = next(model.parameters())
-    return resolve_plan(
-        MeasurementPlan(
-            source=DataSource("given"),
-            windows=WindowSelection(
-                windows.seq_len, windows.seq_len, len(windows.preview), len(windows.final)
-            ),
-            device=str(parameter.device),
-            dtype=str(parameter.dtype).removeprefix("torch."),
-        )
-    )
+    parameter, n_preview = next(model.parameters()), len(windows.preview)
+    selection = WindowSelection(
+        windows.seq_len, windows.seq_len, n_preview, len(windows.final),
+        guard_windows=min(n_preview, 16),
+    )  # fmt: skip
+    device, dtype = str(parameter.device), str(parameter.dtype).removeprefix("torch.")
+    source = DataSource("given")
+    return resolve_plan(MeasurementPlan(source, selection, device=device, dtype=dtype))
 
 
 def _authors(edit: EditSpec | EditLike, adapter: ModelAdapter | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,6 +80,20 @@ class Window:
         )
 
 
+def n_counted(windows: Sequence[Window]) -> int:
+    """How many of what a selection counts ``windows`` are: examples with choices, else windows."""
+    examples = {window.example for window in windows}
+    return len(windows) if None in examples else len(examples)
+
+
+def first_counted(windows: Sequence[Window], count: int) -> tuple[Window, ...]:
+    """The first ``count`` of what a selection counts, every choice of an example with it."""
+    if any(window.example is None for window in windows):
+        return tuple(windows[:count])
+    examples = list(dict.fromkeys(window.example for window in windows))[:count]
+    return tuple(window for window in windows if window.example in examples)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WindowSet:
     """The windows of both arms, and what identifies the data they came from.
@@ -115,9 +129,7 @@ class WindowSet:
 
     def n_drawn(self, arm: Arm) -> int:
         """How many of what a selection counts an arm holds: examples with choices, else windows."""
-        windows = self.arms[arm]
-        examples = {window.example for window in windows}
-        return len(windows) if None in examples else len(examples)
+        return n_counted(self.arms[arm])
 
     def content_digest(self) -> str:
         """``sha256:`` over what is measured: every window's content, weight and document."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.data.choices import ChoiceCutter
@@ -136,7 +137,11 @@ def _calibration(
     members = [index for index, name in enumerate(arm_of) if name == CALIBRATION]
     taken = {piece.content() for pieces in drawn.values() for piece in pieces}
     pieces = calibration_pieces(cutter.cut(members), keys, selection, draw=draw, taken=taken)
-    return tuple(window for piece in pieces for window in piece.windows)
+    return tuple(
+        replace(window, example=number if len(piece.windows) > 1 else None)
+        for number, piece in enumerate(pieces)
+        for window in piece.windows
+    )
 
 
 def _members(arm_of: Sequence[str], arm: str) -> list[int]:

@@ -7,16 +7,18 @@ texts exactly, numbers to 1e-9.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.certificate.probes import FILES as PROBE_FILES
+from pytest_invarlock.certificate.probes import make_probe, probes_of
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
 from pytest_invarlock.evidence.findings import Finding, Stage
+from pytest_invarlock.evidence.json_difference import first_difference
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.strict_json import canonical, digest, loads
 from pytest_invarlock.path_names import slug
@@ -43,8 +45,8 @@ VERDICT = "results/final_verdict.json"
 VERDICT_TEXT = "results/final_verdict.txt"
 RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
 REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
+PROBE_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/(?P<schema>rmt_probe|ve_probe)\.json")
 MAX_DOCUMENT_BYTES = 64 * 2**20
-TOLERANCE = 1e-9
 HOSTILE = (ArithmeticError, TypeError, LookupError, ValueError)
 """What numbers and names that satisfy the schemas may still provoke in the arithmetic on them."""
 _SCHEMAS: Mapping[str, str] = {
@@ -73,6 +75,8 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
             wanted[name] = "record"
         elif REPORT_NAME.fullmatch(name):
             wanted[name] = "certificate"
+        elif probe := PROBE_NAME.fullmatch(name):
+            wanted[name] = probe["schema"]
     findings = []
     for path, schema_name in wanted.items():
         problem = _schema_problem(pack, path, schema_name)
@@ -115,6 +119,7 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
         try:
             record, decision = _redecide(pack, path, policies)
             found = _compare_certificate(pack, record, policies, stated["run_id"])
+            found += _compare_probes(pack, record, policies, stated["run_id"])
         except InvarlockError as error:
             findings.append(Finding(error.code, Stage.SEMANTICS, path, error.cause))
         except HOSTILE as error:
@@ -236,6 +241,36 @@ def _compare_certificate(
     ]
 
 
+def _probe_paths(pack: VerifiedPack, record: Record) -> dict[str, str]:
+    """Where each probe that the record's scenario asks for stands in the pack, by its name."""
+    facts = record.facts
+    told = _document(pack, SCENARIOS)["scenarios"]
+    folder = report_path(record).rpartition("/")[0]
+    asked = probes_of(told, facts.model, facts.scenario)
+    return {name: f"{folder}/{PROBE_FILES[name]}" for name in asked}
+
+
+def _compare_probes(
+    pack: VerifiedPack,
+    record: Record,
+    policies: Mapping[tuple[str, str], DecisionPolicy],
+    run_id: str,
+) -> list[Finding]:
+    findings = []
+    policy = policies[(record.facts.model, record.facts.scenario)]
+    for name, path in _probe_paths(pack, record).items():
+        if path not in pack.names():
+            text = "its scenario asks for it"
+            findings.append(Finding("PROBE_MISSING", Stage.SEMANTICS, path, text))
+            continue
+        expected = make_probe(name, record, policy, run_id=run_id)
+        difference = first_difference(expected, _document(pack, path))
+        if difference is not None:
+            text = f"does not follow from its record: {difference}"
+            findings.append(Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, path, text))
+    return findings
+
+
 def _compare_verdict(
     pack: VerifiedPack,
     stated: Mapping[str, Any],
@@ -339,36 +374,9 @@ def _unexplained_files(pack: VerifiedPack, records: Sequence[Record]) -> list[Fi
         report = report_path(record)
         explained |= {f"{base}.record.json", f"{base}.npz", report}
         explained.add(report.replace("evaluation.report.json", "report.md"))
+        explained.update(_probe_paths(pack, record).values())
     return [
         Finding("UNEXPLAINED_FILE", Stage.SEMANTICS, name, "no record stands behind it")
         for name in pack.names()
         if name not in explained
     ]
-
-
-def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
-    """The first place where two JSON values differ; numbers may differ by 1e-9 relative."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        for key in sorted(set(expected) | set(found)):
-            if key not in expected or key not in found:
-                return f"{where}/{key} is {'unexpected' if key in found else 'missing'}"
-            difference = first_difference(expected[key], found[key], f"{where}/{key}")
-            if difference is not None:
-                return difference
-        return None
-    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
-            difference = first_difference(one, other, f"{where}/{index}")
-            if difference is not None:
-                return difference
-        return None
-    return None if _equal(expected, found) else f"{where or '/'} is {found!r}, {expected!r} follows"
-
-
-def _equal(expected: Any, found: Any) -> bool:
-    numbers = (int, float)
-    if isinstance(expected, bool) or isinstance(found, bool):
-        return expected is found
-    if isinstance(expected, numbers) and isinstance(found, numbers):
-        return math.isclose(expected, found, rel_tol=TOLERANCE, abs_tol=1e-12)
-    return type(expected) is type(found) and bool(expected == found)

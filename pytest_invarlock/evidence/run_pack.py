@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.certificate.probes import FILES, make_probe
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
@@ -56,7 +57,7 @@ def signing_key(chosen: str) -> SigningKey:
 
 
 def write_reports(summary: RunSummary) -> None:
-    """Write every certificate, the final verdict and ``summary.md``, each by atomic rename.
+    """Write certificates and their probes, the final verdict and ``summary.md``, by atomic rename.
 
     A sweep has no final verdict, and no file of one.
 
@@ -71,6 +72,11 @@ def write_reports(summary: RunSummary) -> None:
             )
             write_json(folder / "evaluation.report.json", certificate)
             write_bytes(folder / "report.md", render_certificate_markdown(certificate).encode())
+            for name in summary.probes(decision):
+                probe = make_probe(
+                    name, record, summary.policy(decision), run_id=summary.run.run_id
+                )
+                write_json(folder / FILES[name], probe)
         if not summary.is_sweep:
             _write_verdict(summary)
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
@@ -147,7 +153,7 @@ def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | P
     }
     for folder, patterns in (
         ("records", ("*.record.json", "*.npz")),
-        ("reports", ("evaluation.report.json", "report.md")),
+        ("reports", ("evaluation.report.json", "report.md", *FILES.values())),
     ):
         for pattern in patterns:
             for path in sorted((run.path / folder).rglob(pattern)):

@@ -15,6 +15,8 @@ from pytest_invarlock.policy.guard_limits import guard_policy
 POLICY_FORMAT = "invarlock-policy-v1"
 LEAST_LEVEL = 1e-6
 """No sample of a size that anyone measures says anything at a smaller level."""
+GUARD_WINDOW_SHARE = 0.5
+"""By convention: of less than half of what was planned, what the statistics show is not known."""
 # Checks of ours whose mode stands in their own limits, or that have none; all others are guards.
 METRIC_CHECKS = ("primary_metric", "drift", "tail")
 KNOWN_GUARDS = ("invariants", "spectral", "rmt", "variance")
@@ -126,11 +128,16 @@ class DriftLimits:
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """The least evidence on which PASS or FAIL may rest, in the final arm (tokens: both arms)."""
+    """The least evidence on which PASS or FAIL may rest, in the final arm (tokens: both arms).
+
+    ``guard_window_share`` is the least share of the planned guard windows that statistics of
+    activations may rest on.
+    """
 
     documents: int
     effective_documents: float
     tokens: int | None
+    guard_window_share: float = GUARD_WINDOW_SHARE
 
     def __post_init__(self) -> None:
         """Raise ConfigError for floors below which nothing can be estimated."""
@@ -139,6 +146,12 @@ class Floors:
                 f"floors of {self.documents} documents, {self.effective_documents:g} effective "
                 f"ones and {self.tokens} tokens",
                 remedy="demand at least 2 documents, 1 effective one and 0 tokens",
+                code="FLOORS",
+            )
+        if not 0 < self.guard_window_share <= 1:
+            raise ConfigError(
+                f"floors.guard_window_share is {self.guard_window_share:g}",
+                remedy="choose a share above 0, at most 1",
                 code="FLOORS",
             )
 

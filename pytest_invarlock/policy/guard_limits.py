@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from invarlock_guards.judge.rmt import RMTPolicy
@@ -10,6 +11,7 @@ from invarlock_guards.judge.spectral_policy import SpectralPolicy
 from invarlock_guards.judge.variance_policy import VariancePolicy, flat_keys
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.plan import MeasurementPlan
 
 GuardPolicy = SpectralPolicy | RMTPolicy | VariancePolicy
 POLICY_OF: Mapping[str, type[SpectralPolicy | RMTPolicy | VariancePolicy]] = {
@@ -60,6 +62,15 @@ def overridden(
             result[key] = value
     guard_policy(name, result, place=place)
     return result
+
+
+def with_outlier_factor(
+    plan: MeasurementPlan, guards: Mapping[str, Mapping[str, Any]]
+) -> MeasurementPlan:
+    """``plan``, counting outliers beyond rmt's margin and deadband in ``guards``, its limits."""
+    return replace(
+        plan, outlier_factor=RMTPolicy.from_mapping(guards.get("rmt", {})).outlier_factor
+    )
 
 
 def without_mode(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,11 @@ def build_policy(
         for name in POLICY_OF
         if name in tier.guards or name in given
     }
-    provenance = dict(tier.provenance) | {f"drift.{key}": "preset" for key in band}
+    provenance = {
+        "floors.guard_window_share": "convention (half of the planned guard windows)",
+        **tier.provenance,
+        **{f"drift.{key}": "preset" for key in band},
+    }
     for block in ("primary_metric", "accuracy", "tail", "drift", "floors"):
         provenance |= {f"{block}.{key}": "suite file" for key in value.get(block, {})}
     provenance |= {
@@ -235,6 +239,7 @@ def build_policy(
                 floors.get("effective_documents", profile.effective_documents)
             ),
             tokens=floors.get("tokens", tier.token_floor if profile.token_floor_enforced else None),
+            guard_window_share=float(floors.get("guard_window_share", profile.guard_window_share)),
         ),
         on_inconclusive=cast(
             "Literal['fail', 'xfail']",

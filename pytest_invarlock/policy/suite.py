@@ -13,6 +13,7 @@ from pytest_invarlock.path_names import check_distinct
 from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
 from pytest_invarlock.policy.extended_document import extended
+from pytest_invarlock.policy.guard_limits import with_outlier_factor
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.placed_errors import placing_errors
 from pytest_invarlock.policy.plan_settings import (
@@ -209,6 +210,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
     }
     policy = build_policy({}, settings, expectations)
     plan = with_sequence(build_plan({}, settings, rootpath), policy, settings)
+    plan = with_outlier_factor(plan, policy.guards)
     plan = with_foreign_guards(plan, {}, settings, None)
     return Suite(
         name=COMPARE,
@@ -288,6 +290,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
     with placing_errors(document, settings):
         policy = build_policy(value, settings, expectations, folder)
         plan = with_sequence(build_plan(value, settings, folder), policy, settings)
+        plan = with_outlier_factor(plan, policy.guards)
         plan = with_foreign_guards(plan, value, settings, folder)
     return Suite(
         name=value["name"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError
-from pytest_invarlock.plan import Description, EditSpec, Scenario
+from pytest_invarlock.plan import PROBES, Description, EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.guard_names import foreign_guard_names
@@ -130,6 +130,7 @@ def _entry(
                 if key in entry
             }
         ),
+        probes=_probes(document, index, entry),
     )
     strictness, by_model = _strictness(document, index, entry["strictness"], folder)
     demands = {strictness, *by_model.values()}
@@ -172,6 +173,20 @@ def _runs(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple
             code="BAD_VALUE",
         )
     return tuple(sorted(seeds)) or tuple(range(runs or 0))
+
+
+def _probes(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The probes that a scenario asks for, in the order of `PROBES`."""
+    named: list[str] = entry.get("probes", [])
+    for place, name in enumerate(named):
+        if name not in PROBES:
+            path = ("scenarios", index, "probes", place)
+            raise ConfigError(
+                f"{document.place(path)}: {dotted(path)}: there is no probe of {name!r}",
+                remedy=nearest(name, list(PROBES), "probe"),
+                code="BAD_VALUE",
+            )
+    return tuple(name for name in PROBES if name in named)
 
 
 def _check_detectors(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> None:

@@ -60,6 +60,7 @@ class Profile:
     bootstrap_replicates: int
     documents: int
     effective_documents: float
+    guard_window_share: float
     token_floor_enforced: bool
     determinism: Literal["throughput", "strict"]
 
@@ -134,6 +135,7 @@ def load_profile(reference: str) -> Profile:
         bootstrap_replicates=value["bootstrap_replicates"],
         documents=floors["documents"],
         effective_documents=float(floors["effective_documents"]),
+        guard_window_share=float(floors["guard_window_share"]),
         token_floor_enforced=floors["token_floor"] == "enforced",
         determinism=value["determinism"],
     )
@@ -164,6 +166,7 @@ def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
             "bootstrap_replicates": profile.bootstrap_replicates,
             "floors.documents": profile.documents,
             "floors.effective_documents": profile.effective_documents,
+            "floors.guard_window_share": profile.guard_window_share,
             "floors.tokens": tier.token_floor if profile.token_floor_enforced else None,
         }
     document = policy.document()

@@ -54,9 +54,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
 
     def counting(name: str, real: Any) -> Any:
-        def call(*given: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
             counted[name] += 1
-            return real(*given)
+            return real(*given, **named)
 
         return call
 
@@ -185,7 +185,7 @@ def test_without_a_document_left_activations_are_not_evaluated(bench: Bench) -> 
 def test_a_baseline_whose_branches_cannot_be_read_is_no_crash(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreadable(*_: object) -> None:
+    def unreadable(*_: object, **__: object) -> None:
         raise BranchError("the output of a.b is not (windows, tokens, features)")
 
     monkeypatch.setattr(guard_side, "record_branches", unreadable)
@@ -206,3 +206,13 @@ def test_windows_given_ready_made_lend_those_of_the_preview(bench: Bench) -> Non
     preview = {tuple(window.tokens.tolist()) for window in drawn.preview[:3]}
     assert {tuple(row) for row in ids} == preview
     assert torch.is_tensor(given.batches[0]["input_ids"])
+
+
+def test_outliers_are_counted_beyond_what_the_plan_says() -> None:
+    found = {}
+    for factor in (0.01, 1.65):
+        bench = Bench(Pair(MODEL, MODEL), replace(PLAN, guards=("rmt",), outlier_factor=factor))
+        facts = taken(bench, NOOP)
+        assert facts.plan["outlier_factor"] == facts.guards["rmt"]["outlier_factor"] == factor
+        found[factor] = sum(row["n_outliers_baseline"] for row in facts.guards["rmt"]["sites"])
+    assert found[0.01] > found[1.65]

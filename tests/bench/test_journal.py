@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from invarlock_guards.measure.spectral import measure_models
 
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.resident import Bench
-from pytest_invarlock.bench.tensor_digest import tensor_digests
+from pytest_invarlock.bench.tensor_digest import edited_digests, tensor_digests
 from pytest_invarlock.edits import apply_edit, registry
 from pytest_invarlock.errors import EditError
 from pytest_invarlock.plan import DataSource, EditSpec, MeasurementPlan, Pair, WindowSelection
@@ -187,6 +188,64 @@ def test_tensors_that_overlap_return_too(names: list[str]) -> None:
         written.write(name, model.get_buffer(name) * factor)
     written.undo()
     assert tensor_digests(model) == before
+
+
+def overlapping() -> torch.nn.Module:
+    """A matrix, a part of it, some of its columns, and a matrix apart."""
+    model = torch.nn.Module()
+    whole = torch.arange(12.0).reshape(4, 3)
+    for name, tensor in {
+        "whole": whole, "part": whole[:2], "columns": whole[:, 1:], "other": torch.ones(2, 2)
+    }.items():  # fmt: skip
+        model.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
+    return model
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["whole"], ["part"], ["columns"], ["whole", "part"], ["part", "whole"],
+        ["columns", "part", "whole", "columns"],
+    ],
+)  # fmt: skip
+def test_what_overlaps_an_edited_tensor_is_told_as_it_was(names: list[str]) -> None:
+    model = overlapping()
+    was = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    for factor, name in enumerate(names, start=2):
+        written.write(name, model.get_parameter(name) * factor + 1)
+    after = tensor_digests(model)
+    for name, tensor in model.named_parameters():
+        assert torch.equal(written.before(tensor), was[name]), name
+    assert edited_digests(model, written.touched, before) == after
+    assert written.before(model.other) is model.other
+    assert tensor_digests(model) == after
+    written.undo()
+    assert tensor_digests(model) == before
+
+
+def test_an_edit_of_the_whole_is_seen_in_its_part() -> None:
+    model = overlapping()
+    written = EditJournal(model, tensor_digests(model))
+    written.write("whole", torch.zeros(4, 3))
+    now = dict(model.named_parameters())
+    before = {name: written.before(tensor) for name, tensor in now.items()}
+    found = {c["name"] for c in measure_models(model, before, now)["changes"]}
+    assert found == {"whole", "part", "columns"}
+
+
+def test_parts_of_one_storage_that_do_not_overlap_are_not_copied() -> None:
+    model = torch.nn.Module()
+    flat = torch.arange(12.0)
+    for name, part in {"a": flat[:6], "b": flat[6:], "empty": flat[3:3]}.items():
+        model.register_buffer(name, part)
+    before = tensor_digests(model)
+    written = EditJournal(model, before)
+    written.write("a", torch.zeros(6))
+    assert written.before(model.b) is model.b
+    assert written.before(model.empty) is model.empty
+    assert edited_digests(model, written.touched, before)["b"] == before["b"]
 
 
 def test_buffers_and_stacked_experts_return(bench: Bench) -> None:

@@ -71,6 +71,9 @@ def test_it_fails_by_invariants_as_the_same_fault_in_memory_does(
     assert decision.expectation_met
     reason = outside.divergence["not_evaluated"]
     assert reason.startswith("the checkpoint does not load: ")
+    missing = [entry["name"] for entry in outside.guards["invariants"]["missing"]]
+    lost = f"({len(missing)} tensors lost: {missing[0]}, " if missing else "lost"
+    assert (lost in reason) is bool(missing)
     assert reason in decision.check("primary_metric").text
     assert outside.guards["spectral"] == {"not_evaluated": reason}
     # Records leave the machine, paths do not.

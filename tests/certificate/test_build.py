@@ -89,7 +89,7 @@ def record(change: float = 0.01, sd: float = 0.01, **replaced: Any) -> Record:
                 "final_windows": N, "max_windows_per_document": 8, "seed": 0,
                 "convention": "document", "guard_windows": 16,
             },
-            "guards": ["invariants"], "metric": "ppl_causal", "device": "cpu", "dtype": "float32",
+            "guards": ["invariants"], "outlier_factor": 1.65, "metric": "ppl_causal", "device": "cpu", "dtype": "float32",
             "threads": 1, "determinism": "strict", "batch_tokens": 8192, "draw": 0,
             "baseline_tensors": SHA, "baseline_config": SHA, "subject": {"name": "quant_rtn", "parameters": {"bitwidth": 8}},
             "code": SHA,

@@ -97,6 +97,9 @@ def leave_out(guards: dict[str, Any]) -> None:
         ("variance", lambda g: g["variance"].update(n_tokens=1), "different n tokens"),
         ("variance", lambda g: g["variance"].update(branches=[]), "different branches"),
         ("variance", leave_out, "was left out"),
+        ("rmt", lambda g: g["rmt"].update(outlier_factor=9.0), "outliers beyond 9 of an edge"),
+        ("rmt", lambda g: [g[n].update(n_windows=2) for n in ("rmt", "variance")], "were measured"),
+        ("rmt", lambda g: [g[n].update(n_windows=4) for n in ("rmt", "variance")], "were measured"),
     ],
 )
 def test_evidence_against_itself_is_an_error(
@@ -141,3 +144,11 @@ def test_without_canon_weights_pass_only_beside_the_guards_of_activations(measur
         decision = decide(found, replace(policy, checks=checks))
         assert decision.check("spectral").outcome is outcome
         assert decision.check("spectral").reason == "canon_unavailable"
+
+
+def test_more_guard_windows_than_were_planned_are_an_error(measured: Facts) -> None:
+    windows = {**measured.plan["windows"], "guard_windows": 2}
+    found = replace(measured, plan={**measured.plan, "windows": windows})
+    assert "3 guard windows are said to be drawn, 2 were planned" in str(
+        guard_contradiction("rmt", found)
+    )

@@ -412,3 +412,80 @@ def test_linear_assignment_settles_the_rest() -> None:
     one = Rows.of(torch.stack([at(0, 0), at(0, 20), at(1, 0), at(1, 20)]))
     other = Rows.of(torch.stack([at(1, 60), at(1, 5), at(0, 60), at(0, 5)]))
     assert match_neurons([one], [other]).tolist() == [3, 2, 1, 0]
+
+
+def noisy_changes(
+    model: torch.nn.Module, scales: dict[str, float], lifted: dict[str, float]
+) -> dict[tuple[str, tuple[str, ...]], CanonicalChange]:
+    """The changes that noise makes, baseline and subject scaled alike, the subject ``lifted`` too.
+
+    Both mappings go from the end of a name to a factor.
+    """
+    generator = torch.Generator().manual_seed(3)
+    baseline, subject = {}, {}
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        one = parameter.detach().double()
+        other = one * (1 + 0.1 * noise)
+        for ending, factor in scales.items():
+            if name.endswith(ending):
+                one, other = one * factor, other * factor
+        for ending, factor in lifted.items():
+            other = other * factor if name.endswith(ending) else other
+        baseline[name], subject[name] = one, other
+    units = canonical_units(model)
+    assert not isinstance(units, str)
+    return {
+        (c.part.partition(" of head")[0], c.modules): c
+        for c in canonical_changes(units, baseline, subject)
+    }
+
+
+WEIGHTS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight",
+           "down_proj.weight", "gate_proj.weight")  # fmt: skip
+
+
+@pytest.mark.parametrize("factors", [(1e180, 1e180), (1e-200, 1e-200), (1e-160, 1e190)])
+def test_numbers_near_the_ends_of_float64_are_compared_as_others_are(
+    factors: tuple[float, float], tiny_model: Any
+) -> None:
+    model = tiny_model("llama")
+    scales = {name: factors[index % 2] for index, name in enumerate(WEIGHTS)}
+    plain, scaled = noisy_changes(model, {}, {}), noisy_changes(model, scales, {})
+    assert plain.keys() == scaled.keys()
+    assert len(plain) == 8
+    for part, change in scaled.items():
+        assert change.reason is None, change
+        assert change.value == pytest.approx(plain[part].value, rel=1e-9)
+
+
+@pytest.mark.parametrize("lift", [1e250, 1e300])
+@pytest.mark.parametrize("scale", [1.0, 1e-200])
+def test_a_change_beyond_float64_has_a_reason_and_no_number(
+    lift: float, scale: float, tiny_model: Any
+) -> None:
+    found = noisy_changes(
+        tiny_model("llama"), dict.fromkeys(WEIGHTS, scale), dict.fromkeys(WEIGHTS[:2], lift)
+    )
+    reached = [c for c in found.values() if {"q·k"} & {c.part.partition(" of")[0]}]
+    assert reached
+    assert {(c.value, c.reason) for c in reached} == {(None, "out_of_range")}
+
+
+def test_a_gain_that_overflows_has_a_reason(tiny_model: Any) -> None:
+    scales = {**dict.fromkeys(WEIGHTS, 1e200), "layernorm.weight": 1e200}
+    for change in noisy_changes(tiny_model("llama"), scales, {}).values():
+        assert (change.value is None) is (change.reason is not None)
+        assert change.value is None or change.value < 1
+
+
+def test_a_baseline_of_zeros_is_told_from_one_of_tiny_numbers(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.zero_()
+    module = "model.layers.0.mlp.up_proj"
+    named = [
+        c for c in noisy_changes(model, {}, {}).values() if any(module in m for m in c.modules)
+    ]
+    # Noise on zeros is zero: the product is none on both sides.
+    assert [(c.value, c.reason) for c in named] == [(0.0, None)]

@@ -20,6 +20,7 @@ from invarlock_guards.measure.checkpoint_change import (
     compare_checkpoints,
     compare_headers,
 )
+from invarlock_guards.measure.checkpoint_difference import NamedTensors, TensorDifference
 from invarlock_guards.measure.checkpoint_files import (
     CheckpointError,
     CheckpointFiles,
@@ -330,7 +331,10 @@ def test_a_checkpoint_that_does_not_load_is_reported(
     result = judge_invariants(found.invariants, kind="any")
     assert result.passed is False
     assert [(v.kind, v.module) for v in result.violations] == [(violation, named)]
-    one, other = compare_headers(*files, about, about)
+    one, other, difference = compare_headers(*files, about, about)
+    told = {"missing_tensor": difference.lost, "unexpected_tensor": difference.beside}
+    for kind, tensors in told.items():
+        assert tensors.names == ((named,) if kind == violation else ())
     headers = judge_invariants(measure_invariants(one, other), kind="any")
     # Headers cannot show NaN.
     assert headers.passed is (violation == "non_finite")
@@ -556,3 +560,15 @@ def test_a_promised_tensor_that_is_missing_is_listed_once(
     assert files[1].lost == {name}
     found = compare_checkpoints(*files, about, about).invariants
     assert [d["name"] for d in found["missing"]] == [name]
+
+
+def test_names_that_only_one_checkpoint_has_are_bounded_and_counted() -> None:
+    names = [f"layers.{index:02d}.weight" for index in range(25)]
+    tensors = NamedTensors.of([*names, names[0]])
+    assert (tensors.count, tensors.names) == (25, tuple(names[:20]))
+    assert tensors.text.endswith("layers.19.weight and 5 more")
+    none = NamedTensors.of([])
+    assert TensorDifference(none, none).text == ""
+    assert TensorDifference(NamedTensors.of("a"), NamedTensors.of("bc")).text == (
+        "1 tensor lost: a; 2 tensors beside: b, c"
+    )

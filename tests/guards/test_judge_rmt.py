@@ -226,6 +226,25 @@ def test_the_seeds_outliers_are_reported_and_decide_nothing() -> None:
     assert canonical(dict(metrics))
 
 
+def test_outliers_beyond_another_edge_are_not_those_of_the_policy() -> None:
+    one = evidence(sites=[site(n_outliers_subject=99)])
+    assert judge_rmt(one, kind="any", policy=LOOSE).metrics["outliers"] == "measured"
+    for policy in (RMTPolicy(margin=1.8), RMTPolicy(deadband=0.0)):
+        metrics = judge_rmt(one, kind="any", policy=policy).metrics
+        assert (metrics["outliers"], metrics["stable"]) == ("not_measured", None)
+        assert f"1.65 of the edge, this policy asks for {policy.outlier_factor:g}" in str(
+            metrics["outliers_reason"]
+        )
+        assert not any(key.startswith(("outliers_bare", "outliers_guarded")) for key in metrics)
+    same = judge_rmt(one, kind="any", policy=RMTPolicy(margin=1.65, deadband=0.0)).metrics
+    assert (same["outliers"], same["outliers_guarded_ffn"]) == ("measured", 99)
+
+
+def test_without_an_edge_nothing_is_stable() -> None:
+    metrics = judge_rmt(evidence(sites=[]), kind="any", policy=LOOSE).metrics
+    assert (metrics["outliers"], metrics["stable"]) == ("not_measured", None)
+
+
 def test_a_policy_is_read_from_a_file() -> None:
     policy = RMTPolicy.from_mapping(
         {
@@ -255,6 +274,7 @@ def test_a_policy_is_read_from_a_file() -> None:
         ({"edge_of_change": math.inf}, "edge_of_change"),
         ({"edge_of_change_required": 1}, "edge_of_change_required"),
         ({"margin": -1}, "margin"),
+        ({"margin": 1e300, "deadband": 1e300}, "margin"),
         ({"deadband": -0.1}, "deadband"),
         ({"newly_dead_share": 1.1}, "newly_dead_share"),
         ({"min_parameter_share": -0.1}, "min_parameter_share"),

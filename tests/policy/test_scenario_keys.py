@@ -98,6 +98,18 @@ def test_what_a_scenario_says_of_itself_stands_in_the_plan(tmp_path: Path) -> No
     assert bare.keys() == {"scenario", "kind", "edit"}
 
 
+def test_probes_stand_in_the_plan_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    suite = load(tmp_path, f"strictness: must_pass, probes: [variance, rmt], {PRUNE}")
+    assert suite.scenarios[0].probes == ("rmt", "variance")
+    assert suite_plan(suite)["scenarios"][0]["probes"] == ["rmt", "variance"]
+    error = refusal(tmp_path, f"strictness: must_pass, probes: [rmt, varianse], {PRUNE}")
+    assert error.cause.endswith("scenarios[0].probes[1]: there is no probe of 'varianse'")
+    assert "variance" in error.remedy
+    for wrong in ("[]", "[rmt, rmt]", "rmt", "[1]"):
+        error = refusal(tmp_path, f"strictness: must_pass, probes: {wrong}, {PRUNE}")
+        assert "scenarios[0].probes" in error.cause
+
+
 def test_the_primary_guard_is_the_detector_where_no_other_is_named(tmp_path: Path) -> None:
     named = load(tmp_path, f"strictness: must_detect, primary_guard: tail, {PRUNE}")
     assert expectation(named).detectors_any == ("tail",)

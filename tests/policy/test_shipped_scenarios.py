@@ -49,6 +49,17 @@ FAULTS = [
 ]
 
 
+def test_the_originals_probes_are_asked_for() -> None:
+    asked = {
+        entry["id"]: entry["probes"]
+        for entry in parse_yaml(read_text("scenarios", "faults.yaml"), name="faults").value[
+            "scenarios"
+        ]
+        if "probes" in entry
+    }
+    assert asked == {"rmt_norm_noise": ["rmt"], "ve_mlp_scale_skew": ["variance"]}
+
+
 def load(folder: Path, *entries: str) -> Suite:
     path = folder / "s.yaml"
     path.write_text(HEAD + "scenarios:\n" + "".join(f"  - {{{entry}}}\n" for entry in entries))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.decision_policy import Strictness
-from pytest_invarlock.policy.settings import Settings, collect_settings
+from pytest_invarlock.policy.settings import Setting, Settings, collect_settings
 from pytest_invarlock.policy.suite import (
     Suite,
     compare_suite,
@@ -305,3 +305,14 @@ def test_compared_subjects_never_share_a_name_or_a_folder(tmp_path: Path, names:
 def test_names_hold_nothing_that_node_ids_reserve(reference: str) -> None:
     name = display_name(reference)
     assert not any(reserved in name for reserved in ("[", "]", "::", "@"))
+
+
+@pytest.mark.parametrize(
+    ("tier", "factor"),
+    [("conservative", 1.3 * 1.05), ("balanced", 1.65), ("aggressive", 1.8 * 1.15)],
+)
+def test_outliers_are_planned_beyond_the_tiers_margin_and_deadband(
+    tier: str, factor: float, tmp_path: Path
+) -> None:
+    suite = load_suite("demo", Settings({"tier": Setting((tier,), "here")}), tmp_path)
+    assert suite.plan.outlier_factor == pytest.approx(factor)

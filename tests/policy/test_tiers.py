@@ -26,12 +26,12 @@ LIMITS = {"conservative": 1.05, "balanced": 1.10, "aggressive": 1.20}
 DROPS_PP = {"conservative": 0.5, "balanced": 1.0, "aggressive": 2.0}
 QUANTILES = {"conservative": 0.12, "balanced": 0.20, "aggressive": 0.30}
 CHECKS = ("invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail")
-# preview, final, guard calibration, B, documents, effective, token floor enforced, determinism
+# preview, final, guard calibration, B, documents, effective, share of guard windows, token floor enforced, determinism
 PROFILES = {
-    "dev": (64, 64, 32, 999, 20, 10.0, False, "throughput"),
-    "ci_cpu": (120, 120, 48, 1999, 40, 20.0, False, "throughput"),
-    "ci": (200, 200, 64, 1999, 40, 20.0, True, "throughput"),
-    "release": (400, 400, 64, 3999, 40, 20.0, True, "strict"),
+    "dev": (64, 64, 32, 999, 20, 10.0, 0.5, False, "throughput"),
+    "ci_cpu": (120, 120, 48, 1999, 40, 20.0, 0.5, False, "throughput"),
+    "ci": (200, 200, 64, 1999, 40, 20.0, 0.5, True, "throughput"),
+    "release": (400, 400, 64, 3999, 40, 20.0, 0.5, True, "strict"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
@@ -37,6 +38,9 @@ ERROR = GroupLimits(strict=0.083, compression=0.20, open=0.40)
 ANGLE = GroupLimits(strict=0.003, compression=0.016, open=0.06)
 FREE_BASIS = ("v", "qkv", "kv", "kv_b")
 """Roles of projections whose values may be turned within a head, what reads them turned back."""
+LARGEST_FACTOR = 1e100
+LARGEST_LOG = 200.0
+"""Of a ratio that is written as a number."""
 TURNED = ("reparametrized", "any")
 """Kinds under which they may be."""
 
@@ -88,6 +92,8 @@ class RMTPolicy:
             share(key, getattr(self, key))
         for key in ("edge_change_floor", "epsilon_default", "deadband"):
             not_negative(key, getattr(self, key))
+        if not self.outlier_factor <= LARGEST_FACTOR:
+            raise ValueError(f"margin: with deadband at most {LARGEST_FACTOR:g} edges")
         flag("edge_of_change_required", self.edge_of_change_required)
         if not isinstance(self.epsilon_by_family, Mapping):
             raise ValueError(f"epsilon_by_family: a number for each of {', '.join(FAMILIES)}")
@@ -99,6 +105,10 @@ class RMTPolicy:
     def outlier_factor(self) -> float:
         """The multiple of the edge beyond which the measure counts a singular value as outlier."""
         return self.margin * (1 + self.deadband)
+
+    def epsilon_of(self, family: str) -> float:
+        """The band of outliers of ``family``, relative."""
+        return self.epsilon_by_family.get(family, self.epsilon_default)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -224,8 +234,13 @@ def outlier_metrics(
 ) -> dict[str, float | int | str | None]:
     """The seeds' numbers: outliers of each family bare and guarded, and whether within the band.
 
-    They are reported and decide nothing: ``stable`` is information.
+    They are reported and decide nothing: ``stable`` is information, None where nothing was counted,
+    or not beyond this policy's margin and deadband: counts beyond another edge say nothing of it.
     """
+    measured, asked = evidence["outlier_factor"], policy.outlier_factor
+    if not math.isclose(measured, asked, rel_tol=1e-9):
+        reason = f"counted beyond {measured:g} of the edge, this policy asks for {asked:g}"
+        return {"outliers": "not_measured", "outliers_reason": reason, "stable": None}
     metrics: dict[str, float | int | str | None] = {}
     stable = True
     for family in FAMILIES:
@@ -234,7 +249,7 @@ def outlier_metrics(
             continue
         bare = sum(row["n_outliers_baseline"] for row in rows)
         guarded = sum(row["n_outliers_subject"] for row in rows)
-        epsilon = policy.epsilon_by_family.get(family, policy.epsilon_default)
+        epsilon = policy.epsilon_of(family)
         stable = stable and guarded <= (1 + epsilon) * bare
         metrics |= {
             f"outliers_bare_{family}": bare,
@@ -242,4 +257,55 @@ def outlier_metrics(
             f"outliers_delta_{family}": guarded - bare,
             f"epsilon_{family}": epsilon,
         }
-    return {**metrics, "stable": stable}
+    if not metrics:
+        return {"outliers": "not_measured", "outliers_reason": "no edge", "stable": None}
+    return {"outliers": "measured", "outlier_factor": asked, **metrics, "stable": stable}
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyGrowth:
+    """How much the edges of one family grew, at the module where they grew most.
+
+    ``growth`` is relative, (subject - baseline) / baseline; None where it is not known: then
+    ``reason`` says why. ``unstable`` is whether it is above ``epsilon``, None where that is not
+    known; a subject whose outputs are not finite is.
+    """
+
+    family: str
+    module: str
+    n_modules: int
+    growth: float | None
+    epsilon: float
+    unstable: bool | None
+    reason: str | None = None
+
+
+def edge_growth(evidence: GuardEvidence, policy: RMTPolicy) -> list[FamilyGrowth]:
+    """The largest relative growth of a feature-standardised edge in each family, by name.
+
+    It is reported and decides nothing: the judge bands each module by itself, on both sides.
+    """
+    families = sorted({row["family"] for row in evidence["sites"]})
+    return [
+        _growth(family, [row for row in evidence["sites"] if row["family"] == family], policy)
+        for family in families
+    ]
+
+
+def _growth(family: str, rows: list[Mapping[str, Any]], policy: RMTPolicy) -> FamilyGrowth:
+    epsilon = policy.epsilon_of(family)
+    broken = [row for row in rows if not row["finite"]]
+    if broken:
+        module = broken[0]["module"]
+        return FamilyGrowth(family, module, len(rows), None, epsilon, True, "non_finite")
+    unknown = [row for row in rows if not _known(row)]
+    known = [row for row in rows if _known(row)]
+    if not known:
+        return FamilyGrowth(family, rows[0]["module"], len(rows), None, epsilon, None, "no_edge")
+    worst = max(known, key=lambda row: row["fedge"])
+    growth = math.expm1(min(worst["fedge"], LARGEST_LOG))
+    unstable = growth > epsilon
+    # A module without an edge may have grown more.
+    reason = "no_edge_of_some" if unknown else None
+    told = None if unknown and not unstable else unstable
+    return FamilyGrowth(family, worst["module"], len(rows), growth, epsilon, told, reason)

@@ -8,6 +8,7 @@ are never made: inner products of their factors do.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, torch.Tensor]
 
 
+SMALLEST_SQUARE = 1e-250
+"""Of smaller sums of squares, terms may be lost below what float64 holds."""
+
+LARGEST_CHANGE = 1e150
+"""What a record holds; a larger change, or an infinite one, has no value."""
+
+
 @dataclass(frozen=True, slots=True)
 class CanonicalChange:
     """The change of one part of the function.
@@ -38,7 +46,8 @@ class CanonicalChange:
         part: such as ``o·v of head 3``.
         modules: the matrices it is made of, named as in `WeightChange`.
         value: ‖P' - P‖ / ‖P‖, Frobenius; None where ``reason`` says why.
-        reason: ``missing``, ``shape``, ``dtype``, ``non_finite`` or ``zero_baseline``.
+        reason: ``missing``, ``shape``, ``dtype``, ``non_finite``, ``zero_baseline``, or
+            ``out_of_range`` where float64 cannot hold the numbers on the way.
     """
 
     part: str
@@ -161,22 +170,72 @@ def _matched(
     part: str, operand: Operand, one: Rows, other: Rows, match: torch.Tensor
 ) -> CanonicalChange:
     """The change of rows, row i of ``one`` against row match[i] of ``other``."""
-    size = moved = 0.0
-    for index in one.chunks():
-        before = one.at(index)
-        size += float(before.square().sum())
-        moved += float((other.at(match[index]) - before).square().sum())
-    return _part(part, (operand.module,), size, moved)
+
+    def sums(scale: float = 1.0) -> tuple[float, float]:
+        size = moved = 0.0
+        for index in one.chunks():
+            before = _times(one.at(index), scale)
+            size += float(before.square().sum())
+            moved += float((_times(other.at(match[index]), scale) - before).square().sum())
+        return size, moved
+
+    return _part(part, (operand.module,), sums, lambda: [(_largest(one), _largest(other))])
 
 
-def _part(part: str, modules: tuple[str, ...], size: float, moved: float) -> CanonicalChange:
-    """``size`` is ‖P‖² and ``moved`` ‖P' - P‖², which rounding may leave below zero."""
+def _part(
+    part: str,
+    modules: tuple[str, ...],
+    sums: Callable[..., tuple[float, float]],
+    sizes: Callable[[], list[tuple[float, float]]],
+) -> CanonicalChange:
+    """The change of a product P of factors.
+
+    Args:
+        part: its name.
+        modules: the matrices that it is made of.
+        sums: gives ‖P‖² and ‖P' - P‖², which rounding may leave below zero, with each factor of
+            both sides multiplied by a scale.
+        sizes: gives the largest absolute number of each factor, of the baseline and the subject.
+    """
     modules = tuple(dict.fromkeys(modules))
+    size, moved = sums()
+    if not _told_apart(size, moved):
+        largest = sizes()
+        if not all(map(math.isfinite, itertools.chain.from_iterable(largest))):
+            return CanonicalChange(part, modules, None, "out_of_range")
+        size, moved = sums(*(_to_one(before or after) for before, after in largest))
+        if all(before for before, _ in largest) and not _told_apart(size, moved):
+            return CanonicalChange(part, modules, None, "out_of_range")
     if size > 0:
-        return CanonicalChange(part, modules, math.sqrt(max(0.0, moved) / size))
-    if moved > 0:
+        value = math.sqrt(max(0.0, moved) / size)
+        held = value <= LARGEST_CHANGE
+        return CanonicalChange(part, modules, *((value,) if held else (None, "out_of_range")))
+    if moved != 0:
         return CanonicalChange(part, modules, None, "zero_baseline")
     return CanonicalChange(part, modules, 0.0)
+
+
+def _told_apart(size: float, moved: float) -> bool:
+    """Whether float64 held both sums: neither left its range, above or below."""
+    return SMALLEST_SQUARE < size < math.inf and math.isfinite(moved)
+
+
+def _largest(rows: Rows) -> float:
+    return max((_peak(rows.at(index)) for index in rows.chunks()), default=0.0)
+
+
+def _peak(values: torch.Tensor) -> float:
+    """The largest absolute value, NaN where there is one."""
+    return float(values.abs().amax()) if values.numel() else 0.0
+
+
+def _to_one(largest: float) -> float:
+    """The power of two that brings ``largest`` near 1, so that nothing is rounded; 1 for 0."""
+    return math.ldexp(1.0, max(-1000, min(1000, -math.frexp(largest)[1])))
+
+
+def _times(values: torch.Tensor, scale: float) -> torch.Tensor:
+    return values if scale == 1.0 else values * scale
 
 
 def _attention(unit: AttentionUnit, baseline: _Side, subject: _Side) -> Iterator[CanonicalChange]:
@@ -213,10 +272,31 @@ def _largest_head(
             (left.at(run + head * width), right.at(run + head // shared * width))
             for left, right in sides
         )
-        size = inner(l0, r0, l0, r0)
-        moved = size + inner(l1, r1, l1, r1) - 2 * inner(l0, r0, l1, r1)
-        heads.append(_part(f"{part} of head {head}", modules, size, moved))
+        sums = partial(_product, inner, (l0, r0), (l1, r1))
+        sizes = partial(_peaks, (l0, r0), (l1, r1))
+        heads.append(_part(f"{part} of head {head}", modules, sums, sizes))
     return max(heads, key=lambda found: math.inf if found.value is None else found.value)
+
+
+def _product(
+    inner: Callable[..., float],
+    one: tuple[torch.Tensor, torch.Tensor],
+    other: tuple[torch.Tensor, torch.Tensor],
+    *scales: float,
+) -> tuple[float, float]:
+    """‖P‖² and ‖P' - P‖² of the product of two factors."""
+    scales = scales or (1.0, 1.0)
+    (l0, r0), (l1, r1) = (
+        [_times(x, s) for x, s in zip(p, scales, strict=True)] for p in (one, other)
+    )
+    size = inner(l0, r0, l0, r0)
+    return size, size + inner(l1, r1, l1, r1) - 2 * inner(l0, r0, l1, r1)
+
+
+def _peaks(
+    one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]
+) -> list[tuple[float, float]]:
+    return [(_peak(before), _peak(after)) for before, after in zip(one, other, strict=True)]
 
 
 def _inner(l0: torch.Tensor, r0: torch.Tensor, l1: torch.Tensor, r1: torch.Tensor) -> float:
@@ -245,13 +325,20 @@ def _network(unit: NetworkUnit, baseline: _Side, subject: _Side) -> Iterator[Can
     gates = baseline.rows(unit.gate), subject.rows(unit.gate)
     match = match_neurons([gates[0], *before], [gates[1], *after])
     yield _matched("gate", unit.gate, *gates, match)
-    size = moved = 0.0
-    for index in before[0].chunks():
-        u0, d0 = before[0].at(index), before[1].at(index)
-        u1, d1 = after[0].at(match[index]), after[1].at(match[index])
-        old = (u0.square().sum(1) * d0.square().sum(1)).sum()
-        new = (u1.square().sum(1) * d1.square().sum(1)).sum()
-        shared = ((u0 * u1).sum(1) * (d0 * d1).sum(1)).sum()
-        size += float(old)
-        moved += float(old + new - 2 * shared)
-    yield _part("up·down", (unit.up.module, unit.down.module), size, moved)
+
+    def sums(up: float = 1.0, down: float = 1.0) -> tuple[float, float]:
+        size = moved = 0.0
+        for index in before[0].chunks():
+            u0, d0 = _times(before[0].at(index), up), _times(before[1].at(index), down)
+            u1, d1 = _times(after[0].at(match[index]), up), _times(after[1].at(match[index]), down)
+            old = (u0.square().sum(1) * d0.square().sum(1)).sum()
+            new = (u1.square().sum(1) * d1.square().sum(1)).sum()
+            shared = ((u0 * u1).sum(1) * (d0 * d1).sum(1)).sum()
+            size += float(old)
+            moved += float(old + new - 2 * shared)
+        return size, moved
+
+    def sizes() -> list[tuple[float, float]]:
+        return [(_largest(a), _largest(b)) for a, b in zip(before, after, strict=True)]
+
+    yield _part("up·down", (unit.up.module, unit.down.module), sums, sizes)

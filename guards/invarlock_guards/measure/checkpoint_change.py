@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from invarlock_guards.measure.canonical_change import canonical_changes, unit_tensors
+from invarlock_guards.measure.checkpoint_difference import TensorDifference, tensor_difference
 from invarlock_guards.measure.checkpoint_files import CheckpointError
 from invarlock_guards.measure.checkpoint_layout import (
     layout_by_names,
@@ -126,14 +127,17 @@ def compare_headers(
     subject: CheckpointFiles,
     of_baseline: CheckpointDescription,
     of_subject: CheckpointDescription,
-) -> tuple[ModelStructure, ModelStructure]:
-    """The structures of both by their headers; nothing is said of finiteness.
+) -> tuple[ModelStructure, ModelStructure, TensorDifference]:
+    """The structures of both by their headers, and which tensors only one has.
+
+    Nothing is said of finiteness.
 
     Raises:
         CheckpointError: the baseline lacks what its index promises, or a file cannot be read.
     """
     one, other, _ = checkpoint_sides(baseline, subject, of_baseline, of_subject)
-    return checkpoint_structure(one), checkpoint_structure(other)
+    structures = checkpoint_structure(one), checkpoint_structure(other)
+    return *structures, tensor_difference(*structures, other)
 
 
 def checkpoint_sides(
