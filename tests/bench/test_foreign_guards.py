@@ -546,7 +546,7 @@ def test_a_guard_sees_baseline_subject_windows_and_its_parameters(taken: Any) ->
     assert mine(same).outcome is Outcome.PASS
     check = mine(changed)
     assert (check.outcome, check.reason) == (Outcome.FAIL, "attested")
-    assert check.text == "compared (attested by my-guards 1.2)"
+    assert check.text == "rollback: compared (attested by my-guards 1.2)"
     assert [dict(v) for v in check.violations] == [
         {"kind": "changed", "module": "lm_head", "family": None, "value": 1.5, "threshold": 0.0}
     ]

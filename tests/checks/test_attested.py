@@ -70,7 +70,8 @@ def test_the_mode_is_all_that_is_applied(
 ) -> None:
     check = judged(entry(passed=passed, action=action), mode)
     assert (check.outcome.value, check.reason) == (outcome, "attested")
-    assert check.text == "fine (attested by my-guards 1.2)"
+    undone = f"{action}: " if outcome == "FAIL" and action != "continue" else ""
+    assert check.text == f"{undone}fine (attested by my-guards 1.2)"
     assert check.numbers["action"] == action
 
 

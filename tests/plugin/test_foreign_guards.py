@@ -69,7 +69,7 @@ def test_each_guard_is_an_item_that_says_what_it_came_to(
             "*::noop::gates FAILED*",
             "*::noop::watches PASSED*",
             "ERROR: guard raises: validate() raised KeyError: 'no such layer'",
-            "FAIL: told so (attested by my-guards 1.2)",
+            "FAIL: abort: told so (attested by my-guards 1.2)",
             "*big: head: found 2, allowed 1",
             "*WARN watches: told so (attested by my-guards 1.2)",
         ]

@@ -91,7 +91,7 @@ def test_order_modes_and_parameters(tmp_path: Path, base: str) -> None:
     )  # fmt: skip
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == suite.policy.checks
     assert suite.plan.foreign_guards == (
-        ForeignGuard("mine", {"strict": True}),
+        ForeignGuard("mine", {"strict": True}, gates=True),
         ForeignGuard("other"),
     )
     modes = suite.policy.modes
@@ -139,7 +139,7 @@ def test_a_tier_demands_a_guard_and_a_suite_file_overrides_its_parameters(tmp_pa
     suite = load(tmp_path, "tier: mine.yaml\nguards: {mine: {b: 3}}")
     assert suite.policy.checks[:2] == ("invariants", "mine")
     assert suite.policy.modes["mine"] == "gate"
-    assert suite.plan.foreign_guards == (ForeignGuard("mine", {"a": 1, "b": 3}),)
+    assert suite.plan.foreign_guards == (ForeignGuard("mine", {"a": 1, "b": 3}, gates=True),)
     (tmp_path / "mine.yaml").write_text(tier.replace("  mine: {mode: gate, a: 1, b: 2}\n", ""))
     with pytest.raises(ConfigError, match=r"gives guards\.mine no mode"):
         load(tmp_path, "tier: mine.yaml")
