@@ -48,7 +48,7 @@ _JUDGES: Mapping[str, Callable[..., GuardResult]] = {
     "rmt": judge_rmt,
     "variance": judge_variance,
 }
-_SAYS_NOTHING = ("not_applicable", "monitored")
+_SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
 
 
 def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification") -> Decision:
@@ -124,7 +124,12 @@ def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             return broken
         return _CHECKS[name](facts, policy)
     if name not in KNOWN_GUARDS:
-        return attested_check(name, facts, policy.modes.get(name, "gate"))
+        return attested_check(
+            name,
+            facts,
+            policy.modes.get(name, "gate"),
+            strict_prepare=policy.strict_guard_prepare,
+        )
     return _guard(name, facts, policy)
 
 
@@ -191,16 +196,28 @@ def _expectation(
     expected: Expectation, checks: tuple[CheckDecision, ...], fired: tuple[str, ...]
 ) -> tuple[Outcome, bool, str]:
     """The scenario's outcome, whether it met the expectation, and a sentence."""
-    errors = [check for check in checks if check.outcome is Outcome.ERROR]
     if expected.wants_detection:
         return _detection(expected, checks, fired)
+    aborting = _aborting(checks)
+    if aborting is not None:
+        # Who was not asked behind an abort has made no error.
+        checks = tuple(check for check in checks if check.reason != "aborted")
+    errors = [check for check in checks if check.outcome is Outcome.ERROR]
     if errors:
         return Outcome.ERROR, False, f"ERROR: {errors[0].text}"
-    worst = _worst(checks)
+    worst = aborting or _worst(checks)
     if expected.strictness is Strictness.INFORMATIONAL:
         signal = ", ".join(fired) if fired else "nothing"
         return worst.outcome, True, f"informational: {signal} fired"
     return worst.outcome, worst.outcome.acceptable, worst.text
+
+
+def _aborting(checks: tuple[CheckDecision, ...]) -> CheckDecision | None:
+    """The guard of another package, if any, that ended the scenario."""
+    for check in checks:
+        if check.outcome is Outcome.FAIL and check.numbers.get("action") == "abort":
+            return check
+    return None
 
 
 def _detection(

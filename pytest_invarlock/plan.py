@@ -223,11 +223,15 @@ class WindowSelection:
 
 @dataclass(frozen=True, slots=True)
 class ForeignGuard:
-    """Another package's guard: its name in the entry points, and its constructor's arguments."""
+    """Another package's guard: its name in the entry points, and its constructor's arguments.
+
+    ``gates`` says that its abort ends the scenario: then no guard behind it is asked.
+    """
 
     name: str
     # Kept out of the hash: a mapping has none.
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    gates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,10 @@ def _explained(row: Row) -> list[str]:
     from importlib.metadata import EntryPoint
 
     thing = EntryPoint(row.name, row.entry_point, "").load()
-    lines.append(f"  takes        {inspect.signature(thing)}")
+    try:
+        taken = str(inspect.signature(thing))
+    except (TypeError, ValueError):
+        taken = "what nothing tells"
+    lines.append(f"  takes        {taken}")
     text = inspect.getdoc(thing)
     return [*lines, *(f"  {line}".rstrip() for line in ["", *(text or "").splitlines()])]

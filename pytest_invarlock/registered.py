@@ -49,8 +49,10 @@ class Registered:
         """
         try:
             return self._entry.load()
-        # Whatever the import of another package raises is told in one line.
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        # A module may exit or skip itself as it is imported, which is no Exception.
+        except BaseException as error:
             raise ConfigError(
                 f"{self.value} cannot be imported: {one_line(error)}",
                 remedy=f"mend or uninstall {self.distribution or 'its package'}",

@@ -49,6 +49,7 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, dict[
         ("def (", "SyntaxError: "),
         ("raise RuntimeError('first\\nsecond')", "RuntimeError: first"),
         ("import sys; sys.exit(7)", "SystemExit: 7"),
+        ("import pytest; pytest.skip('no', allow_module_level=True)", "Skipped: no"),
         ("", "AttributeError: "),
     ],
 )
@@ -62,6 +63,12 @@ def test_a_broken_import_is_shown_in_its_row(
     assert f"broken: broken_guard:Guard cannot be imported: {told}" in line
     assert "second" not in out
     assert "invariants" in out
+    status, out = plugins(capsys, "guards", "--explain", "broken")
+    assert status == 1
+    assert f"status       broken: broken_guard:Guard cannot be imported: {told}" in out
+    row = rows(capsys, "guards", "--verbose")["broken"]
+    assert told in row["error"]
+    assert row["entry_point"] == "broken_guard:Guard"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,12 @@ def test_explain_tells_what_a_guard_takes(
     assert "limit: 'float' = 1.0" in out or "limit: float = 1.0" in out
     assert "Says yes." in out
     assert plugins(capsys, "guards", "--explain", "goood") == (2, "")
+    status, out = plugins(capsys, "guards", "--explain", "spectral")
+    assert status == 0
+    assert "origin       built-in" in out
+    install("odd-guard", GOOD + "class Odd(Good):\n    __signature__ = 3\n", odd="Odd")
+    status, out = plugins(capsys, "guards", "--explain", "odd")
+    assert (status, "takes        what nothing tells" in out) == (0, True)
 
 
 def test_the_digest_is_of_the_code(install: Installer, capsys: pytest.CaptureFixture[str]) -> None:

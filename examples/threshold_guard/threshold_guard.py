@@ -54,28 +54,32 @@ class ThresholdGuard(Guard):
         over = [name for name, size in found.items() if not size <= self.max_magnitude]
         near = [n for n, size in found.items() if n not in over and size > self.warn_magnitude]
         finite = [size for size in found.values() if math.isfinite(size)]
-        metrics: dict[str, Any] = {"max_magnitude": max(finite, default=None)}
-        answer: dict[str, Any] = {"warnings": near, "metrics": metrics}
+        metrics: dict[str, Any] = {
+            "max_magnitude": max(finite, default=None),
+            "not_finite": len(found) - len(finite),
+        }
+        answer = {**self.judge(metrics, {}), "warnings": near, "metrics": metrics}
         if over:
             metrics["violation_count"] = len(over)
             metrics["violations"] = [self._told(name, found[name]) for name in over[:SHOWN]]
-            return answer | {
-                "passed": False,
-                "action": "abort",
-                "message": f"{len(over)} parameters exceed {self.max_magnitude:g}",
-            }
-        if near:
+        elif near:
             metrics["warning_count"] = len(near)
-            return answer | {
-                "passed": True,
-                "action": "warn",
-                "message": f"{len(near)} parameters exceed {self.warn_magnitude:g}",
-            }
-        return answer | {
-            "passed": True,
-            "action": "continue",
-            "message": f"no parameter exceeds {self.warn_magnitude:g}",
-        }
+        return answer
+
+    def judge(self, metrics: Any, policy: Any) -> dict[str, Any]:
+        """The answer from its numbers alone: what ``verify --run-guard-code`` asks again."""
+        del policy
+        largest = metrics["max_magnitude"] or 0.0
+        if metrics["not_finite"] or largest > self.max_magnitude:
+            passed, action = False, "abort"
+            message = f"some parameter exceeds {self.max_magnitude:g}"
+        elif largest > self.warn_magnitude:
+            passed, action = True, "warn"
+            message = f"some parameter exceeds {self.warn_magnitude:g}"
+        else:
+            passed, action = True, "continue"
+            message = f"no parameter exceeds {self.warn_magnitude:g}"
+        return {"passed": passed, "action": action, "message": message}
 
     def _magnitudes(self, model: Any) -> Iterator[tuple[str, float]]:
         for name, parameter in model.named_parameters():

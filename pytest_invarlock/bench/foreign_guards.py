@@ -1,5 +1,7 @@
 """Other packages' guards: made afresh for each scenario, shown both models, and watched.
 
+One whose class says ``reusable = True`` is made and prepared once for a pair and draw.
+
 A guard that cannot be made, raises or answers malformed leaves a problem in place of an answer,
 which no policy lets pass. One that changes a model ends the measurement: no number beside it could
 be trusted.
@@ -10,8 +12,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from invarlock_guards.answers import read_prepared
@@ -22,9 +24,11 @@ from pytest_invarlock.bench.baseline_side import vocabulary
 from pytest_invarlock.bench.function_state import ProcessState, function_state
 from pytest_invarlock.bench.guard_answer import guard_problem, plain_answer, reading
 from pytest_invarlock.bench.guard_side import guard_batches
-from pytest_invarlock.bench.guard_sources import called
+from pytest_invarlock.bench.guard_sources import called, is_reusable
 from pytest_invarlock.bench.tensor_digest import tensor_digest, tensor_digests
+from pytest_invarlock.core.determinism import seeded
 from pytest_invarlock.errors import GuardError
+from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.path_names import without_absolute_paths
 
 if TYPE_CHECKING:
@@ -38,12 +42,20 @@ MAX_PROBLEM = 300
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PreparedGuard:
-    """A guard that has seen the baseline, or why there is none."""
+    """A guard that has seen the baseline, or why there is none.
+
+    ``step`` is where ``problem`` arose; ``ends`` says that nobody is asked behind its abort;
+    ``key`` is what the bench keeps a ``reusable`` one under.
+    """
 
     name: str
     identity: Mapping[str, Any]
     guard: Any = None
     problem: GuardError | None = None
+    step: Literal["make", "prepare"] = "make"
+    ends: bool = False
+    reusable: bool = False
+    key: str = ""
 
     def entry(self, answer: Any = None, problem: GuardError | None = None) -> dict[str, Any]:
         """What the record holds of it: who answered, and the answer or the problem."""
@@ -53,6 +65,8 @@ class PreparedGuard:
             # An exception may say what no record can hold (a lone surrogate).
             text = text.encode(errors="backslashreplace").decode()
             told = {"code": problem.code, "text": text}
+            if problem is self.problem and self.step == "prepare":
+                told["step"] = self.step
         return {**self.identity, "answer": answer, "problem": told}
 
 
@@ -189,19 +203,41 @@ def prepare_guards(bench: Bench, draw: int) -> tuple[PreparedGuard, ...]:
     if not bench.plan.foreign_guards:
         return ()
     loaded = bench.unedited()
-    watch = _Watch((loaded.model, bench.digests, _window(bench, draw)))
+    windows = bench.windows(draw).content_digest()
+    watch: _Watch | None = None
     prepared = []
     for guard in bench.plan.foreign_guards:
         identity = bench.guard_source.identity(guard)
-        with _watched(bench, watch, guard.name, "prepare()"):
-            try:
-                instance = bench.guard_source.make(guard)
-                _prepare(instance, guard, bench, draw)
-            except GuardError as error:
-                prepared.append(PreparedGuard(guard.name, identity, problem=error))
-            else:
-                prepared.append(PreparedGuard(guard.name, identity, instance))
+        asked = {"name": guard.name, "draw": draw, "windows": windows, "ends": guard.gates}
+        key = digest({**asked, **identity})
+        one = bench.kept_guards.get(key)
+        if one is None:
+            watch = watch or _Watch((loaded.model, bench.digests, _window(bench, draw)))
+            one = PreparedGuard(guard.name, identity, ends=guard.gates, key=key)
+            # What it draws from the generators shifts nothing of what comes after it.
+            with (
+                seeded(bench.plan.for_draw(draw)),
+                _watched(bench, watch, guard.name, "prepare()"),
+            ):
+                one = _made(one, guard, bench, draw)
+            if one.reusable:
+                bench.kept_guards[key] = one
+        prepared.append(one)
     return tuple(prepared)
+
+
+def _made(one: PreparedGuard, guard: ForeignGuard, bench: Bench, draw: int) -> PreparedGuard:
+    """``one`` with an instance that has seen the baseline, or with what went wrong."""
+    try:
+        instance = bench.guard_source.make(guard)
+        reusable = is_reusable(guard.name, instance)
+    except GuardError as error:
+        return replace(one, problem=error)
+    try:
+        _prepare(instance, guard, bench, draw)
+    except GuardError as error:
+        return replace(one, problem=error, step="prepare")
+    return replace(one, guard=instance, reusable=reusable)
 
 
 def attested_answers(
@@ -231,8 +267,13 @@ def attested_answers(
         watch = _Watch(
             (model, digests, _readable(window, subject.loaded)), (resident, bench.digests, window)
         )
-    answers = {}
+    answers: dict[str, dict[str, Any]] = {}
+    aborted: str | None = None
     for one in prepared:
+        if aborted is not None and one.problem is None:
+            silent = guard_problem(f"not asked: guard {aborted} aborted before", "ABORTED")
+            answers[one.name] = one.entry(problem=silent)
+            continue
         context = {
             "model": bench.pair.name,
             "scenario": scenario.name,
@@ -240,8 +281,16 @@ def attested_answers(
             "edit": copy.deepcopy(subject.edit),
             "calib": _calibration(bench, draw),
         }
-        with _watched(bench, watch, one.name, "validate()"):
-            answers[one.name] = _asked(one, model, bench.adapter, context)
+        with (
+            seeded(bench.plan.for_draw(draw)),
+            _watched(bench, watch, one.name, "validate()"),
+        ):
+            entry = answers[one.name] = _asked(one, model, bench.adapter, context)
+        if entry["problem"] is not None:
+            # What broke is in no known state.
+            bench.kept_guards.pop(one.key, None)
+        elif one.ends and entry["answer"]["action"] == "abort":
+            aborted = one.name
     return answers
 
 

@@ -83,6 +83,12 @@ class CallersGuards:
         return self._guards[guard.name]
 
 
+def is_reusable(guard: str, instance: Any) -> bool:
+    """Whether the class of ``instance`` says ``reusable = True``."""
+    found = called(f"guard {guard}: making it", lambda: getattr(type(instance), "reusable", False))
+    return found is True
+
+
 def called(what: str, call: Callable[[], Any]) -> Any:
     """What others' code gives; whatever it raises is a GuardError (GUARD_RAISED) in one line.
 

@@ -6,16 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invarlock_guards.measure.invariants import ModelStructure, read_structure
 
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
-from pytest_invarlock.bench.baseline_cache import (
-    BaselineEvidence,
-    cached_evidence,
-    measured_under,
-)
+from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence, measured_under
 from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
 from pytest_invarlock.bench.counters import Counters
 from pytest_invarlock.bench.damaged_view import damaged_subject
@@ -59,7 +55,8 @@ class Bench:
     """The resident baseline of ``pair`` under a resolved ``plan``.
 
     ``cache`` is the folder for baseline losses shared by the host's workers (None: keep nothing);
-    ``progress`` is told (stage, windows done, windows in all); ``log`` takes an event and details.
+    ``progress`` is told (stage, windows done, windows in all); ``log`` takes an event and details;
+    ``kept_guards`` are reusable guards that have seen this baseline.
     """
 
     pair: Pair
@@ -70,6 +67,7 @@ class Bench:
     progress: Progress = _silent
     log: Log = _silent
     counters: Counters = field(default_factory=Counters)
+    kept_guards: dict[str, Any] = field(default_factory=dict)
     _loaded: LoadedModel | None = None
     _digests: dict[str, str] = field(default_factory=dict)
     _structure: ModelStructure | None = None
@@ -221,6 +219,7 @@ class Bench:
         self.draws.forget_batches()
         self._evidence.clear()
         self._recorded.clear()
+        self.kept_guards.clear()
         free_memory()
 
     def _baseline_key(self, draw: int) -> str:
@@ -398,3 +397,4 @@ class Bench:
         self.draws.forget_batches()
         self._evidence.clear()
         self._recorded.clear()
+        self.kept_guards.clear()

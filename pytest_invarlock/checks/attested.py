@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from invarlock_guards.answers import GuardAnswerError, read_result
+from invarlock_guards.answers import UNDOING, GuardAnswerError, read_result
 
 from pytest_invarlock.decision import CheckDecision, Outcome
 
@@ -22,11 +22,14 @@ IDENTITY = ("distribution", "version", "entry_point", "code", "parameters")
 MAX_TEXT = 300
 
 
-def attested_check(name: str, facts: Facts, mode: Mode) -> CheckDecision:
+def attested_check(
+    name: str, facts: Facts, mode: Mode, *, strict_prepare: bool = True
+) -> CheckDecision:
     """The check of guard ``name`` by its own answer: only ``mode`` is applied to it.
 
     Absent, malformed or contradicting itself it is an ERROR, in either mode. A guard that failed
-    and asks only for a warning gets one.
+    and asks only for a warning gets one. Without ``strict_prepare`` one that could not be prepared
+    and only monitors is a warning, which says that nothing was evaluated.
     """
     entry = facts.attested.get(name)
     if entry is None:
@@ -41,6 +44,9 @@ def attested_check(name: str, facts: Facts, mode: Mode) -> CheckDecision:
             name, "contradictory", "the record contradicts itself: another guard was planned"
         )
     if entry["problem"] is not None:
+        if entry["problem"].get("step") == "prepare" and mode == "monitor" and not strict_prepare:
+            told = _line(f"not evaluated: {entry['problem']['text']}")
+            return CheckDecision(name, Outcome.WARN, "not_prepared", told)
         return _error(name, entry["problem"]["code"].lower(), entry["problem"]["text"])
     try:
         result = read_result(name, entry["answer"])
@@ -55,13 +61,14 @@ def _decided(result: GuardResult, mode: Mode, entry: Mapping[str, Any]) -> Check
         outcome = Outcome.FAIL
     else:
         outcome = Outcome.WARN if fails or result.action == "warn" else Outcome.PASS
+    undone = f"{result.action}: " if outcome is Outcome.FAIL and result.action in UNDOING else ""
     who = " ".join(filter(None, (entry["distribution"], entry["version"])))
     found = (*result.violations, *result.warnings)
     return CheckDecision(
         result.guard,
         outcome,
         "attested",
-        f"{_line(result.text)} (attested by {who or entry['entry_point']})",
+        f"{undone}{_line(result.text)} (attested by {who or entry['entry_point']})",
         {**_numbers(result.metrics), "action": result.action},
         tuple(violation.document() for violation in found),
     )

@@ -66,8 +66,6 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
     tf32 = _tf32()
     workspace = os.environ.get(CUBLAS_VARIABLE)
     strict = plan.determinism == "strict"
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     if strict:
         # cuBLAS reads this once, when CUDA starts.
         os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_WORKSPACE)
@@ -77,22 +75,35 @@ def in_force(plan: MeasurementPlan) -> Iterator[None]:
         torch.set_deterministic_debug_mode("error" if strict else "default")
         torch.backends.cudnn.benchmark = not strict
         _set_tf32(*(("ieee",) * 2 if strict else ("tf32",) * 2))
-        with torch.random.fork_rng(devices=devices):
-            seed = random_seed(plan)
-            random.seed(seed)
-            # Others' code, edits and guards among it, draws from the global generators.
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+        with seeded(plan):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(deterministic)
         torch.backends.cudnn.benchmark = benchmark
         _set_tf32(*tf32)
         if workspace is None:
             os.environ.pop(CUBLAS_VARIABLE, None)
+
+
+@contextmanager
+def seeded(plan: MeasurementPlan) -> Iterator[None]:
+    """Run with the plan's seed in the global generators; put back what was there before.
+
+    Others' code, edits and guards among it, draws from them.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    seed = random_seed(plan)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _tf32() -> tuple[str, str]:

@@ -302,6 +302,7 @@ def _plan_document(
         **(
             {"foreign_guards": {one.name: dict(one.identity) for one in foreign}} if foreign else {}
         ),
+        **({"ends_on_abort": ends} if (ends := [one.name for one in foreign if one.ends]) else {}),
     }
 
 

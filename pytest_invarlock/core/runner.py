@@ -156,7 +156,7 @@ class CoreRunner:
         plan = replace(
             _plan(model, windows),
             guards=tuple(guard.name for guard in guards if guard.name in KNOWN_GUARDS),
-            foreign_guards=tuple(ForeignGuard(name) for name in own),
+            foreign_guards=tuple(ForeignGuard(name, gates=True) for name in own),
         )
         bench = CallersBench(Pair(MODEL, MODEL), plan, guard_source=CallersGuards(own))
         bench.adopt(LoadedModel(model, None, None, context_length(model), None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="extra files are errors (default), or warnings",
     )
+    parser.add_argument(
+        "--run-guard-code",
+        action="store_true",
+        help="import other packages' guards that are installed, and judge their metrics again",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run_verify)
 
@@ -72,7 +78,10 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from pytest_invarlock.evidence.verify import verify_pack
     from pytest_invarlock.evidence.verify_text import report_lines, report_object
 
-    report = verify_pack(arguments.pack, _options(arguments), rederive_pack, check_schemas)
+    rederive = (
+        partial(rederive_pack, run_guard_code=True) if arguments.run_guard_code else rederive_pack
+    )
+    report = verify_pack(arguments.pack, _options(arguments), rederive, check_schemas)
     if arguments.json:
         from pytest_invarlock.evidence.strict_json import pretty
 

@@ -17,10 +17,11 @@ from pytest_invarlock.certificate.probes import make_probe, probes_of
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
+from pytest_invarlock.evidence.attested_guards import attested_notes, judged_again
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.json_difference import first_difference
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
-from pytest_invarlock.evidence.strict_json import canonical, digest, loads
+from pytest_invarlock.evidence.strict_json import digest, loads
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import (
@@ -98,8 +99,11 @@ def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | No
     return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"
 
 
-def rederive_pack(pack: VerifiedPack) -> list[Finding]:
-    """Findings of the semantic stage; hashes and schemas (`check_schemas`) hold already."""
+def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[Finding]:
+    """Findings of the semantic stage; hashes and schemas (`check_schemas`) hold already.
+
+    ``run_guard_code`` imports and runs other packages' guards that are installed (`judged_again`).
+    """
     documents = _document(pack, POLICY)["policies"]
     try:
         policies = policies_by_scenario(documents)
@@ -136,7 +140,9 @@ def rederive_pack(pack: VerifiedPack) -> list[Finding]:
         findings.append(_undecidable(VERDICT, error))
     findings += _compare_manifest(pack, stated, records, policies_digest(documents))
     findings += _compare_scenarios(pack, records)
-    findings += _attested_notes(records)
+    findings += attested_notes(records)
+    if run_guard_code:
+        findings += judged_again(records)
     return findings + _unexplained_files(pack, records)
 
 
@@ -148,6 +154,8 @@ def _policy_note(policy: DecisionPolicy) -> Finding:
         f"tier {policy.tier}, profile {policy.profile}, "
         f"limit {policy.primary_metric.ratio_limit:g}, {policy.floors.documents} documents at least"
     )
+    if not policy.strict_guard_prepare:
+        text += "; a monitoring guard that could not be prepared only warns"
     if overrides:
         text += f"; set by the suite file: {', '.join(sorted(overrides))}"
     if "tier_file" in policy.provenance:
@@ -157,20 +165,6 @@ def _policy_note(policy: DecisionPolicy) -> Finding:
     elif differences:
         text += f"; differs from the shipped tier {policy.tier} in: {', '.join(differences)}"
     return Finding("POLICY", Stage.SEMANTICS, POLICY, text, "note")
-
-
-def _attested_notes(records: Sequence[Record]) -> list[Finding]:
-    """What is believed rather than derived: answers of other packages' guards, each code once."""
-    told: set[str] = set()
-    for name, guard in (entry for record in records for entry in record.facts.attested.items()):
-        who = " ".join(filter(None, (guard["distribution"], guard["version"])))
-        code = guard["code"] or "unknown"
-        told.add(
-            f"guard {name} of {who or 'no package'} ({guard['entry_point']}, code {code}, "
-            f"parameters {canonical(guard['parameters']).decode()}): its answer is attested by who "
-            "measured, and cannot be derived again"
-        )
-    return [Finding("GUARD_ATTESTED", Stage.SEMANTICS, "", text, "note") for text in sorted(told)]
 
 
 def _undecidable(path: str, error: Exception) -> Finding:

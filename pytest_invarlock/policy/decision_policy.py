@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.guard_limits import guard_policy
+from pytest_invarlock.policy.guard_preparation import LOOSE_PROFILE
 
 POLICY_FORMAT = "invarlock-policy-v1"
 LEAST_LEVEL = 1e-6
@@ -179,7 +180,9 @@ class DecisionPolicy:
     ``modes`` says of each guard among them whether it gates or only monitors;
     ``guards`` holds the limits of each guard that has some, as plain values;
     ``accuracy`` stands for ``primary_metric``'s limit where the plan's metric is accuracy;
-    ``expectations`` maps ``(model, scenario)`` to what that scenario must show.
+    ``expectations`` maps ``(model, scenario)`` to what that scenario must show;
+    ``strict_guard_prepare`` False, in profile dev only, lets a monitoring guard of another package
+    that could not be prepared warn rather than be an error.
     """
 
     tier: str
@@ -195,6 +198,7 @@ class DecisionPolicy:
     on_inconclusive: Literal["fail", "xfail"]
     expectations: Mapping[tuple[str, str], Expectation]
     provenance: Mapping[str, str]
+    strict_guard_prepare: bool = True
 
     def expectation(self, model: str, scenario: str) -> Expectation:
         """The expectation of a scenario; raises ConfigError for one the policy does not know."""
@@ -234,6 +238,7 @@ class DecisionPolicy:
                 for (model, scenario), expected in sorted(self.expectations.items())
             ],
             "provenance": dict(self.provenance),
+            **({} if self.strict_guard_prepare else {"strict_guard_prepare": False}),
         }
 
 
@@ -245,8 +250,8 @@ def policies_digest(documents: Sequence[Mapping[str, Any]]) -> str:
 def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
     """Rebuild a policy from the (schema-checked) form that `DecisionPolicy.document` writes.
 
-    Raises ConfigError where a guard among the checks has no mode, a limit is out of range, or a
-    scenario has two expectations.
+    Raises ConfigError where a guard among the checks has no mode, a limit is out of range, a
+    scenario has two expectations, or guards are prepared loosely in another profile than dev.
     """
     scenarios = {(entry["model"], entry["scenario"]) for entry in document["expectations"]}
     if len(scenarios) < len(document["expectations"]):
@@ -264,6 +269,13 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
             )
     for name, limits in document["guards"].items():
         guard_policy(name, limits)
+    strict_prepare = document.get("strict_guard_prepare", True)
+    if not strict_prepare and document["profile"] != LOOSE_PROFILE:
+        raise ConfigError(
+            f"profile {document['profile']} with strict_guard_prepare false",
+            remedy="do not use this policy",
+            code="POLICY_PREPARE",
+        )
     return DecisionPolicy(
         tier=document["tier"],
         profile=document["profile"],
@@ -286,6 +298,7 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
             for entry in document["expectations"]
         },
         provenance=dict(document["provenance"]),
+        strict_guard_prepare=strict_prepare,
     )
 
 

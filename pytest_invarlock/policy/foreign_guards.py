@@ -48,7 +48,11 @@ def demanded_guards(tier: Tier, given: Mapping[str, Any]) -> tuple[ForeignGuard,
     for name in names:
         _check_installed(name, places.get(name, f"tier {tier.name}"))
     return tuple(
-        ForeignGuard(name, _parameters(name, tier.foreign.get(name, {}), given.get(name, {})))
+        ForeignGuard(
+            name,
+            _parameters(name, tier.foreign.get(name, {}), given.get(name, {})),
+            gates=_mode(name, tier, given) == "gate",
+        )
         for name in names
     )
 
@@ -60,10 +64,12 @@ def foreign_modes(
 
     How often such a guard fires on an honest change was not measured, so none gates unasked.
     """
-    return {
-        guard.name: given.get(guard.name, {}).get("mode", tier.modes.get(guard.name, "monitor"))
-        for guard in guards
-    }
+    return {guard.name: _mode(guard.name, tier, given) for guard in guards}
+
+
+def _mode(name: str, tier: Tier, given: Mapping[str, Any]) -> Mode:
+    mode: Mode = given.get(name, {}).get("mode", tier.modes.get(name, "monitor"))
+    return mode
 
 
 def ordered_checks(

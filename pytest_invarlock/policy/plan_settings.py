@@ -37,6 +37,12 @@ from pytest_invarlock.policy.foreign_guards import (
     ordered_checks,
 )
 from pytest_invarlock.policy.guard_limits import POLICY_OF, overridden
+from pytest_invarlock.policy.guard_preparation import (
+    KEY,
+    is_strict,
+    loosened_by,
+    preparation_notes,
+)
 from pytest_invarlock.policy.presets import Preset, chosen_preset
 from pytest_invarlock.policy.tiers import Profile, Tier, load_profile, load_tier
 
@@ -93,7 +99,12 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
             or run.get("determinism", profile.determinism),
         ),
         batch_tokens=batch,
-        notes=(*settings.notes, *resolved.notes, *(() if preset is None else preset.notes)),
+        notes=(
+            *settings.notes,
+            *resolved.notes,
+            *(() if preset is None else preset.notes),
+            *preparation_notes(value, settings, profile.name),
+        ),
     )  # fmt: skip
 
 
@@ -214,6 +225,9 @@ def build_policy(
         provenance["bootstrap_replicates"] = "suite file"
     if settings.text("tier"):
         provenance["tier"] = settings.made["tier"].origin
+    strict_prepare = is_strict(value, settings, profile.name)
+    if not strict_prepare:
+        provenance[f"run.{KEY}"] = loosened_by(value, settings) or ""
     if tier.file_digest is not None:
         provenance["tier_file"] = tier.file_digest
     return DecisionPolicy(
@@ -247,4 +261,5 @@ def build_policy(
         ),
         expectations=dict(expectations),
         provenance=provenance,
+        strict_guard_prepare=strict_prepare,
     )

@@ -12,6 +12,7 @@ from pytest_invarlock.policy.decision_policy import KNOWN_GUARDS, Expectation, S
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.extended_document import as_word, name_of_file
 from pytest_invarlock.policy.guard_limits import POLICY_OF
+from pytest_invarlock.policy.guard_preparation import KEY
 from pytest_invarlock.policy.presets import drift_band_of
 from pytest_invarlock.policy.schema_check import check_document
 from pytest_invarlock.policy.suite_scenarios import ScenarioEntry, located
@@ -59,6 +60,9 @@ def suite_value(document: YamlDocument, folder: Path) -> dict[str, Any]:
             **value.get("run", {}),
         },
     }
+    context: Mapping[str, Any] = value.get("context", {}).get("run", {})
+    if KEY in context:
+        result["run"].setdefault(KEY, context[KEY])
     for key in ("dataset", "profile", "preset", "floors", "bootstrap_replicates"):
         if key in value:
             result[key] = value[key]
@@ -121,8 +125,10 @@ def run_notes(value: Mapping[str, Any]) -> tuple[str, ...]:
         notes.append("auto.target_pm_ratio: limits come from the tier and primary_metric")
     if "min" in value.get("primary_metric", {}).get("acceptance_range", {}):
         notes.append("primary_metric.acceptance_range.min: a better subject is no failure")
-    if value.get("context"):
-        notes.append(f"context: not used in this version ({', '.join(value['context'])})")
+    unused = [key for key in value.get("context", {}) if key != "run"]
+    unused += [f"run.{key}" for key in value.get("context", {}).get("run", {}) if key != KEY]
+    if unused:
+        notes.append(f"context: not used in this version ({', '.join(unused)})")
     if output.get("save_model"):
         notes.append("output.save_model: nothing is saved; invarlock_edit(...).save writes it")
     if output.get("save_report") is False:

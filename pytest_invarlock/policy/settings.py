@@ -77,6 +77,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
                 choices=("throughput", "strict")),
     SettingSpec("on-inconclusive", "WORD", "fail or xfail", "fail",
                 choices=("fail", "xfail")),
+    SettingSpec("guard-prepare-strict", "0|1", "0, to debug in profile dev: a monitoring guard "
+                "that cannot be prepared warns", "1", choices=("0", "1", "false", "true")),
     SettingSpec("sequential", "", "Stop as soon as an anytime-valid bound decides", "off",
                 flag=True),
     SettingSpec("progress", "MODE", "auto, line, plain, off", "auto",

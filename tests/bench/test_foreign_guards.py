@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +194,37 @@ class Configures(Base):
     def validate(self, model, adapter, context):
         model.config.rms_norm_eps *= 2
         return FINE
+
+
+class Keeps(Base):
+    """Prepared once for all scenarios of a draw; counts it."""
+
+    reusable = True
+    prepared = []
+    wrong = None
+
+    def prepare(self, model, adapter, calib, policy):
+        self.prepared.append(self)
+        if self.wrong == "prepare()":
+            model.lm_head.weight.data[0, 0] += 1
+        return {"ready": True}
+
+    def validate(self, model, adapter, context):
+        if self.wrong == "raises":
+            raise KeyError
+        if self.wrong == "validate()":
+            model.lm_head.weight.data[0, 0] += 1
+        return FINE | {"metrics": {"drawn": torch.rand(()).item(), "me": self.prepared.index(self)}}
+
+
+class Fresh(Keeps):
+    reusable = False
+    prepared = []
+
+
+class Aborts(Base):
+    def validate(self, model, adapter, context):
+        return {"passed": False, "action": "abort", "message": "enough"}
 
 
 class WritesBaseline(Base):
@@ -393,6 +425,8 @@ def test_a_guard_without_a_usable_answer_is_an_error_in_either_mode(
     entry = facts.attested["mine"]
     assert entry["answer"] is None
     assert entry["problem"]["code"] == code
+    unprepared = cls in ("RaisesEarly", "NotReady", "Unprepared", "SkipsEarly")
+    assert entry["problem"].get("step") == ("prepare" if unprepared else None)
     # The record holds it.
     assert facts.digest.startswith("sha256:")
     for mode in ("gate", "monitor"):
@@ -546,7 +580,7 @@ def test_a_guard_sees_baseline_subject_windows_and_its_parameters(taken: Any) ->
     assert mine(same).outcome is Outcome.PASS
     check = mine(changed)
     assert (check.outcome, check.reason) == (Outcome.FAIL, "attested")
-    assert check.text == "compared (attested by my-guards 1.2)"
+    assert check.text == "rollback: compared (attested by my-guards 1.2)"
     assert [dict(v) for v in check.violations] == [
         {"kind": "changed", "module": "lm_head", "family": None, "value": 1.5, "threshold": 0.0}
     ]
@@ -604,3 +638,78 @@ def test_without_other_guards_the_plan_says_nothing_of_them(resident: Bench) -> 
     assert record.facts.attested == {}
     read = record_from_bytes(record.document(), record.array_bytes())
     assert read.facts.digest == record.facts.digest
+
+
+@pytest.fixture
+def keeping(resident: Bench, install: Installer) -> Any:
+    """Measures scenarios with one class of `CODE`, imported once, which is given with the facts."""
+
+    def take(cls: str, *asked: tuple[Scenario, int]) -> tuple[Any, list[Facts]]:
+        install("my-guards", CODE, mine=cls)
+        resident.kept_guards.clear()
+        resident.plan = replace(PLAN, foreign_guards=(ForeignGuard("mine"),))
+        facts = [
+            measure(resident.pair, scenario, resident.plan.for_draw(draw), bench=resident).facts
+            for scenario, draw in asked
+        ]
+        return getattr(sys.modules["my_guards"], cls), facts
+
+    return take
+
+
+def test_a_reusable_guard_is_prepared_once_for_each_draw(keeping: Any) -> None:
+    asked = ((NOOP, 0), (RTN, 0), (ITSELF, 0), (NOOP, 1), (RTN, 0))
+    kept, of_kept = keeping("Keeps", *asked)
+    assert len(kept.prepared) == 2
+    answers = [facts.attested["mine"]["answer"]["metrics"] for facts in of_kept]
+    assert [answer["me"] for answer in answers] == [0, 0, 0, 1, 0]
+    # That it was not prepared anew changes nothing else, what it draws among it.
+    assert of_kept[1].digest == of_kept[4].digest
+    fresh, of_fresh = keeping("Fresh", *asked[:3])
+    assert len(fresh.prepared) == 3
+    assert [f.attested["mine"]["answer"]["metrics"]["drawn"] for f in of_fresh] == [
+        answer["drawn"] for answer in answers[:3]
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["prepare()", "validate()", "raises"])
+def test_a_reusable_guard_that_went_wrong_is_not_used_again(
+    wrong: str, keeping: Any, resident: Bench
+) -> None:
+    kept, _ = keeping("Keeps", (NOOP, 0))
+    if wrong == "prepare()":
+        resident.kept_guards.clear()
+    kept.wrong = wrong
+    if wrong == "raises":
+        facts = measure(resident.pair, NOOP, resident.plan, bench=resident).facts
+        assert mine(facts).reason == "guard_raised"
+    else:
+        with pytest.raises(GuardError, match="changed the model") as caught:
+            measure(resident.pair, NOOP, resident.plan, bench=resident)
+        assert caught.value.code == "GUARD_ALTERED_MODEL"
+    before, kept.wrong = len(kept.prepared), None
+    facts = measure(resident.pair, NOOP, resident.plan, bench=resident).facts
+    assert mine(facts).outcome is Outcome.PASS
+    assert len(kept.prepared) == before + 1
+
+
+@pytest.mark.parametrize("gates", [True, False])
+def test_behind_a_gating_abort_nobody_is_asked(
+    gates: bool, resident: Bench, install: Installer
+) -> None:
+    install("my-guards", CODE, stops="Aborts", mine="Base", unready="NotReady")
+    guards = (
+        ForeignGuard("stops", gates=gates), ForeignGuard("mine", gates=True),
+        ForeignGuard("unready"),
+    )  # fmt: skip
+    resident.plan = replace(PLAN, foreign_guards=guards)
+    record = measure(resident.pair, NOOP, resident.plan, bench=resident)
+    facts = record_from_bytes(record.document(), record.array_bytes()).facts
+    assert facts.plan["ends_on_abort"] == (["stops", "mine"] if gates else ["mine"])
+    assert facts.attested["unready"]["problem"]["code"] == "GUARD_NOT_READY"
+    if gates:
+        told = {"code": "ABORTED", "text": "not asked: guard stops aborted before"}
+        assert facts.attested["mine"]["problem"] == told
+        assert (mine(facts).outcome, mine(facts).reason) == (Outcome.ERROR, "aborted")
+    else:
+        assert mine(facts).outcome is Outcome.PASS

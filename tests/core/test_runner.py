@@ -299,9 +299,16 @@ def guarded(model, adapter, batches, *guards):
 )
 def test_a_callers_own_guard_decides_as_it_says(model, adapter, batches, answer, status, outcome):
     before = tensor_digests(model)
-    guard = Own(**answer)
-    report = guarded(model, adapter, batches, guard)
+    guard, behind = Own(**answer), Own("behind")
+    report = guarded(model, adapter, batches, guard, behind)
     assert guard.saw_a_change
+    # An abort ends the run, and nothing else does.
+    aborted = answer.get("action") == "abort"
+    assert hasattr(behind, "saw_a_change") != aborted
+    assert report.guards["behind"]["outcome"] == ("ERROR" if aborted else "PASS")
+    told = report.error or report.meta["rollback_reason"] or ""
+    if outcome == "FAIL":
+        assert told.startswith(f"{answer['action']}: told so")
     assert (report.status, report.guards["own"]["outcome"]) == (status, outcome)
     assert (tensor_digests(model) == before) == (status != "success")
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pytest_invarlock.cli import main
+from pytest_invarlock.evidence.keys import fingerprint, load_private_key, user_signing_key_path
 from pytest_invarlock.policy.tiers import load_tier
 from tests.plugin.conftest import HEAD, Repository, suite_text
 
@@ -61,7 +62,7 @@ def test_each_guard_is_an_item_that_says_what_it_came_to(
     install: Installer, repository: Repository
 ) -> None:
     install("my-guards", CODE, raises="Raises", gates="Fails", watches="Fails")
-    head = guarded("{order: [raises, gates, watches], gates: {mode: gate}}")
+    head = guarded("{order: [raises, watches, gates], gates: {mode: gate}}")
     result = repository.run(repository.suite("noop", head=head), "-v")
     result.assert_outcomes(passed=5, failed=3)
     result.stdout.fnmatch_lines_random(
@@ -70,7 +71,7 @@ def test_each_guard_is_an_item_that_says_what_it_came_to(
             "*::noop::gates FAILED*",
             "*::noop::watches PASSED*",
             "ERROR: guard raises: validate() raised KeyError: 'no such layer'",
-            "FAIL: told so (attested by my-guards 1.2)",
+            "FAIL: abort: told so (attested by my-guards 1.2)",
             "*big: head: found 2, allowed 1",
             "*WARN watches: told so (attested by my-guards 1.2)",
         ]
@@ -206,6 +207,30 @@ def test_the_example_packages_in_a_whole_run(
     assert entry["code"] in line
     assert "NO_TRUSTED_KEY" in told
     assert "SEMANTIC_MISMATCH" not in told
+    assert "GUARD_NOT_INSTALLED" not in told
+    # Installed, it is not imported either, unless that is asked for.
+    sys.path.insert(0, str(installed))
+    for name in ("nan_check_guard", "threshold_guard"):
+        sys.modules.pop(name, None)
+    pack = repository.latest / "evidence_pack"
+    signer = fingerprint(load_private_key(user_signing_key_path()).public_key())
+    trusting = ["verify", str(pack), "--expected-fingerprint", signer]
+    assert main(trusting) == 0
+    assert not {"nan_check_guard", "threshold_guard"} & set(sys.modules)
+    assert "GUARD_JUDGED" not in capsys.readouterr().out
+    assert main([*trusting, "--run-guard-code"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("GUARD_ATTESTED") == 3
+    assert "guard nan_check cannot be re-run" in told
+    assert "guard threshold: judge() was run again and gave 1 recorded answers" in told
+    code = installed / "threshold_guard.py"
+    before = code.read_text()
+    try:
+        code.write_text(before + "# changed\n")
+        assert main([*trusting, "--run-guard-code"]) == 7
+    finally:
+        code.write_text(before)
+    assert "GUARD_OTHER_CODE  guard threshold is not run: code sha256:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["nan_check_guard", "threshold_guard"])

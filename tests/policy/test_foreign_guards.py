@@ -9,9 +9,13 @@ import pytest
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.plan import ForeignGuard
-from pytest_invarlock.policy.decision_policy import KNOWN_GUARDS, policy_from_document
+from pytest_invarlock.policy.decision_policy import (
+    KNOWN_GUARDS,
+    DecisionPolicy,
+    policy_from_document,
+)
 from pytest_invarlock.policy.resources import read_text
-from pytest_invarlock.policy.settings import Settings
+from pytest_invarlock.policy.settings import Settings, collect_settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
 
 if TYPE_CHECKING:
@@ -91,7 +95,7 @@ def test_order_modes_and_parameters(tmp_path: Path, base: str) -> None:
     )  # fmt: skip
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == suite.policy.checks
     assert suite.plan.foreign_guards == (
-        ForeignGuard("mine", {"strict": True}),
+        ForeignGuard("mine", {"strict": True}, gates=True),
         ForeignGuard("other"),
     )
     modes = suite.policy.modes
@@ -139,7 +143,56 @@ def test_a_tier_demands_a_guard_and_a_suite_file_overrides_its_parameters(tmp_pa
     suite = load(tmp_path, "tier: mine.yaml\nguards: {mine: {b: 3}}")
     assert suite.policy.checks[:2] == ("invariants", "mine")
     assert suite.policy.modes["mine"] == "gate"
-    assert suite.plan.foreign_guards == (ForeignGuard("mine", {"a": 1, "b": 3}),)
+    assert suite.plan.foreign_guards == (ForeignGuard("mine", {"a": 1, "b": 3}, gates=True),)
     (tmp_path / "mine.yaml").write_text(tier.replace("  mine: {mode: gate, a: 1, b: 2}\n", ""))
     with pytest.raises(ConfigError, match=r"gives guards\.mine no mode"):
         load(tmp_path, "tier: mine.yaml")
+
+
+STRICT = "INVARLOCK_GUARD_PREPARE_STRICT"
+
+
+def policy_of(tmp_path: Path, block: str, base: str, **environment: str) -> DecisionPolicy:
+    path = tmp_path / "my.invarlock.yaml"
+    path.write_text(base + block + "\n", encoding="utf-8")
+    settings = collect_settings(lambda _: None, lambda _: None, environment)
+    suite = load_suite_file(path, settings, tmp_path)
+    told = [note for note in suite.plan.notes if "prepare" in note]
+    assert bool(told) == ("false" in block or environment.get(STRICT) in ("0", "false"))
+    assert ("not followed" in "".join(told)) == (bool(told) and suite.policy.strict_guard_prepare)
+    return suite.policy
+
+
+@pytest.mark.parametrize(
+    ("block", "base"),
+    [
+        ("run: {strict_guard_prepare: false}", SUITE),
+        ("run: {strict_guard_prepare: false}", CONFIGURATION),
+        ("context: {run: {strict_guard_prepare: false}}", CONFIGURATION),
+    ],
+    ids=["suite", "run configuration", "context"],
+)
+def test_preparation_is_loosened_in_dev_alone(tmp_path: Path, block: str, base: str) -> None:
+    for profile in ("ci", "ci_cpu", "release"):
+        strict = policy_of(tmp_path, f"{block}\nprofile: {profile}", base)
+        assert strict.strict_guard_prepare
+        assert "strict_guard_prepare" not in strict.document()
+    loose = policy_of(tmp_path, f"{block}\nprofile: dev", base)
+    assert not loose.strict_guard_prepare
+    assert loose.provenance["run.strict_guard_prepare"] == "suite file"
+    assert policy_from_document(loose.document()) == loose
+    assert not policy_of(tmp_path, block, base).strict_guard_prepare
+    with pytest.raises(ConfigError, match="profile ci with strict_guard_prepare false"):
+        policy_from_document({**loose.document(), "profile": "ci"})
+    assert policy_of(tmp_path, block.replace("false", "true"), base).strict_guard_prepare
+
+
+def test_preparation_is_loosened_by_the_originals_variable(tmp_path: Path) -> None:
+    loose = policy_of(tmp_path, "profile: dev", SUITE, **{STRICT: "0"})
+    assert not loose.strict_guard_prepare
+    assert loose.provenance["run.strict_guard_prepare"] == STRICT
+    assert policy_of(tmp_path, "profile: ci", SUITE, **{STRICT: "0"}).strict_guard_prepare
+    assert policy_of(tmp_path, "", SUITE, CI="1", **{STRICT: "0"}).strict_guard_prepare
+    assert policy_of(tmp_path, "", SUITE, **{STRICT: "1"}).strict_guard_prepare
+    with pytest.raises(ConfigError, match=f"{STRICT}: 'maybe' is not one of its values"):
+        policy_of(tmp_path, "", SUITE, **{STRICT: "maybe"})

@@ -86,3 +86,15 @@ def test_what_is_not_finite_is_too_large(model: TwoLayers, adapter: StubAdapter)
 def test_an_unknown_scope_is_refused() -> None:
     with pytest.raises(ValueError, match="none of all, ffn, attn"):
         ThresholdGuard(scope="atn")
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.05, 100.0])
+def test_the_recorded_numbers_give_the_same_answer_again(
+    model: TwoLayers, adapter: StubAdapter, limit: float
+) -> None:
+    guard = prepared(model, adapter, max_magnitude=limit, warn_magnitude=limit / 2)
+    answer = guard.validate(model, adapter, {})
+    again = ThresholdGuard(max_magnitude=limit, warn_magnitude=limit / 2).judge(
+        answer["metrics"], {}
+    )
+    assert (again["passed"], again["action"]) == (answer["passed"], answer["action"])
