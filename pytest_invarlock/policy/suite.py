@@ -28,6 +28,7 @@ from pytest_invarlock.policy.run_configuration import (
     suite_value,
 )
 from pytest_invarlock.policy.schema_check import check_document
+from pytest_invarlock.policy.rescaling_settings import with_rescaling
 from pytest_invarlock.policy.sequential_settings import with_sequence
 from pytest_invarlock.policy.suite_scenarios import (
     ScenarioEntry,
@@ -209,6 +210,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
     }
     policy = build_policy({}, settings, expectations)
     plan = with_sequence(build_plan({}, settings, rootpath), policy, settings)
+    plan = with_rescaling(plan, policy)
     plan = with_foreign_guards(plan, {}, settings, None)
     return Suite(
         name=COMPARE,
@@ -288,6 +290,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
     with placing_errors(document, settings):
         policy = build_policy(value, settings, expectations, folder)
         plan = with_sequence(build_plan(value, settings, folder), policy, settings)
+        plan = with_rescaling(plan, policy)
         plan = with_foreign_guards(plan, value, settings, folder)
     return Suite(
         name=value["name"],
