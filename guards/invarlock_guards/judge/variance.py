@@ -98,8 +98,8 @@ def judge_gain(ab: Mapping[str, Any], policy: VariancePolicy) -> Gain:
     return Gain(mean, lower, None if policy.predictive_one_sided else upper, count, repairable)
 
 
-SCALE = "repairable: the damage is one of scale"
-NOT_SCALE = "not repairable by a scale: the damage is one of rank, or none that costs loss"
+SCALE = "repairable: a scale alone wins loss back"
+NOT_SCALE = "not repairable: no scale wins loss back, as where rank is lost or nothing is"
 OPEN = "open: fewer than two documents have no interval"
 
 
