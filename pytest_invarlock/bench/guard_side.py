@@ -96,8 +96,8 @@ def guard_evidence(
     """The evidence of ``guards`` on ``subject``, by name, as the record holds it.
 
     Weights are compared whatever a subject reads; its activations only where it ``reads_alike``,
-    that is, the baseline's windows as the baseline does. ``trial`` says on what the variance guard's
-    proposals are tried; None looks for none.
+    that is, the baseline's windows as the baseline does. ``trial`` says on what the variance
+    guard's proposals are tried; None looks for none.
     What could not be measured is ``{"not_evaluated": reason}``, which no policy lets pass.
     """
     evidence: dict[str, GuardEvidence] = {

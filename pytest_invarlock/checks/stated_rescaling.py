@@ -43,9 +43,7 @@ def rescaling_contradiction(evidence: Mapping[str, Any], facts: Facts) -> str | 
     )
 
 
-def _proposals(
-    evidence: Mapping[str, Any], stated: Mapping[str, Any], facts: Facts
-) -> str | None:
+def _proposals(evidence: Mapping[str, Any], stated: Mapping[str, Any], facts: Facts) -> str | None:
     """Targets and scales are those that the rules give for the branches."""
     if stated["n_eligible"] is None:
         if facts.plan["metric"] == "accuracy" and not stated["scales"] and stated["ab"] is None:

@@ -20,6 +20,7 @@ from pytest_invarlock.policy.plan_settings import (
     build_policy,
     with_foreign_guards,
 )
+from pytest_invarlock.policy.rescaling_settings import with_rescaling
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
 from pytest_invarlock.policy.run_configuration import (
     is_run_configuration,
@@ -28,7 +29,6 @@ from pytest_invarlock.policy.run_configuration import (
     suite_value,
 )
 from pytest_invarlock.policy.schema_check import check_document
-from pytest_invarlock.policy.rescaling_settings import with_rescaling
 from pytest_invarlock.policy.sequential_settings import with_sequence
 from pytest_invarlock.policy.suite_scenarios import (
     ScenarioEntry,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,8 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    yield Lab()
+def lab() -> Lab:
+    return Lab()
 
 
 def enlarged(weight: torch.Tensor) -> torch.Tensor:

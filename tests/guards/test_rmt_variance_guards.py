@@ -14,8 +14,8 @@ import pytest
 import torch
 from invarlock_guards import RMTGuard, VarianceGuard
 from invarlock_guards.families import weight_matrices
-from invarlock_guards.judge.rmt import RMTPolicy, judge_rmt
 from invarlock_guards.judge.proposals import eligible, proposed_scales
+from invarlock_guards.judge.rmt import RMTPolicy, judge_rmt
 from invarlock_guards.judge.variance import judge_gain, judge_variance
 from invarlock_guards.judge.variance_policy import VariancePolicy
 from invarlock_guards.measure.branches import matrices_by_branch

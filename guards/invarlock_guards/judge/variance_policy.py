@@ -84,13 +84,12 @@ class ProposalRules:
     def of(cls, rules: Mapping[str, Any]) -> Self:
         """The rules of `proposal_rules`; keys of anything else are left out."""
         known = {each.name for each in fields(ProposalRules)}
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in rules.items()
-                if key in known
-            }
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in rules.items()
+            if key in known
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
