@@ -99,8 +99,10 @@ def test_the_verdict_is_the_unremediated_subjects(record: Record) -> None:
     numbers = asked.check("variance").numbers
     assert (numbers["proposals"], numbers["remediation"]) == ("measured", "measured")
     ratio = gated.check("primary_metric").numbers["ratio"]
-    assert isinstance(ratio, float) and isinstance(numbers["remediation_ratio"], float)
-    assert 1 < numbers["remediation_ratio"] < ratio
+    remedied = numbers["remediation_ratio"]
+    assert isinstance(ratio, float)
+    assert isinstance(remedied, float)
+    assert 1 < remedied < ratio
     assert "remediation_ratio" not in gated.check("variance").numbers
 
 

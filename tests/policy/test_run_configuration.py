@@ -142,7 +142,8 @@ def test_how_rescalings_are_proposed_stands_in_the_plan(tmp_path: Path) -> None:
     block = "guards:\n  variance: {mode: remediate, tap: attn.c_proj, deadband: 0.07}\n"
     asked = load(tmp_path, EDIT + block)
     rules, tier = asked.plan.rescaling, plain.plan.rescaling
-    assert rules is not None and tier is not None
+    assert rules is not None
+    assert tier is not None
     assert (tier.rules, tier.remediate) == (ProposalRules(), False)
     expected = ProposalRules(tap=("o",), deadband=0.07)
     assert (rules.rules, rules.remediate) == (expected, True)
@@ -167,7 +168,8 @@ def test_how_rescalings_are_proposed_stands_in_the_plan(tmp_path: Path) -> None:
 def test_variance_alone_can_remediate(tmp_path: Path, block: str, said: str) -> None:
     for text in (EDIT, SUITE):
         error = refusal(tmp_path, f"{text}guards:\n  {block}\n")
-        assert "mode" in error.cause and said in f"{error.cause} {error.remedy}"
+        assert "mode" in error.cause
+        assert said in f"{error.cause} {error.remedy}"
 
 
 def test_a_wrong_limit_of_a_guard_names_file_line_and_key(tmp_path: Path) -> None:
