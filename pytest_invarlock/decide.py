@@ -24,6 +24,7 @@ from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.checks.guard_floor import ACTIVATIONS, below_guard_floor
 from pytest_invarlock.checks.primary_metric import primary_metric
+from pytest_invarlock.checks.stated_rescaling import with_remediation
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
 from pytest_invarlock.policy.decision_policy import (
@@ -164,6 +165,8 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return CheckDecision(
             name, Outcome.ERROR, result.reason, f"{result.text}, and the policy asks for neither"
         )
+    if policy.modes[name] == "remediate" and result.passed is not None:
+        result = replace(result, metrics=with_remediation(result.metrics, evidence, facts))
     check = _guard_check(result, policy.modes[name])
     if name not in ACTIVATIONS or result.passed is None:
         return check
@@ -175,7 +178,7 @@ def _guard_check(result: GuardResult, mode: str) -> CheckDecision:
     if result.passed is None:
         outcome = Outcome.ERROR
     elif not result.passed:
-        outcome = Outcome.FAIL if mode == "gate" else Outcome.WARN
+        outcome = Outcome.WARN if mode == "monitor" else Outcome.FAIL
     else:
         outcome = Outcome.WARN if result.action == "warn" else Outcome.PASS
     return CheckDecision(

@@ -105,6 +105,7 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
         build_policy,
         with_foreign_guards,
     )
+    from pytest_invarlock.policy.rescaling_settings import with_rescaling
     from pytest_invarlock.policy.sequential_settings import with_sequence
     from pytest_invarlock.policy.settings import Setting
     from pytest_invarlock.policy.suite import display_name
@@ -137,6 +138,7 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     policy = build_policy({}, effective, expectations)
     plan = with_sequence(build_plan({}, effective, root), policy, effective)
     plan = with_outlier_factor(plan, policy.guards)
+    plan = with_rescaling(plan, policy)
     plan = with_foreign_guards(plan, {}, effective, None)
     return Comparison(pair, scenario, plan, policy, effective.number("repeats") or 1)
 

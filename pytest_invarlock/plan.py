@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from invarlock_guards.judge.variance_policy import ProposalRules
+
 PLAN_FORMAT = "invarlock-plan-v1"
 Determinism = Literal["throughput", "strict"]
 Metric = Literal["ppl_causal", "ppl_mlm", "ppl_seq2seq", "accuracy"]
@@ -259,6 +261,22 @@ class SequentialPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RescalingPlan:
+    """By which rules the variance guard's rescalings are proposed and tried.
+
+    With ``remediate`` what is proposed is also written into the subject's weights, measured on the
+    final arm, and undone.
+    """
+
+    rules: ProposalRules
+    remediate: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """The rules as plain JSON values."""
+        return {**self.rules.proposal_rules(), "remediate": self.remediate}
+
+
+@dataclass(frozen=True, slots=True)
 class MeasurementPlan:
     """Everything that changes what is measured, for every scenario of a run.
 
@@ -270,7 +288,8 @@ class MeasurementPlan:
     packages that are asked; ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
     ``strict_pairing`` ends the measurement where the subject's own tokenizer gives other windows;
     ``sequential`` None measures every planned window; ``outlier_factor`` is the multiple of an edge
-    of activations beyond which singular values are counted as outliers; ``notes`` say what was
+    of activations beyond which singular values are counted as outliers; ``rescaling`` None looks
+    for no rescalings, and counts only where guard ``variance`` is listed; ``notes`` say what was
     assumed, for the certificate, and change nothing that is measured.
     """
 
@@ -290,6 +309,7 @@ class MeasurementPlan:
     strict_pairing: bool = False
     sequential: SequentialPlan | None = None
     outlier_factor: float = 1.5 * 1.10
+    rescaling: RescalingPlan | None = None
     notes: tuple[str, ...] = ()
 
     def for_draw(self, draw: int) -> MeasurementPlan:
@@ -305,6 +325,7 @@ class MeasurementPlan:
             source: the provider's identity (`Provider.identity`); None where it was never read.
             data_digest: SHA-256 over all tokenised data and its sampling; None likewise.
         """
+        rescaling = self.rescaling if "variance" in self.guards else None
         return {
             "format": PLAN_FORMAT,
             "source": None if source is None else dict(source),
@@ -321,4 +342,5 @@ class MeasurementPlan:
             "determinism": self.determinism,
             "batch_tokens": self.batch_tokens,
             "draw": self.draw,
+            **({} if rescaling is None else {"rescaling": rescaling.document()}),
         }

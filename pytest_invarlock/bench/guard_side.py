@@ -13,6 +13,7 @@ from invarlock_guards.measure.variance import measure_variance
 from invarlock_guards.measure.watched_forward import BranchError
 
 from pytest_invarlock.bench.draws import batch_shape
+from pytest_invarlock.bench.rescaling import measure_rescaling
 from pytest_invarlock.data.window_set import first_counted, n_counted
 from pytest_invarlock.metrics.batches import make_batches
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from invarlock_guards.measure.watched_forward import Batch
 
     from pytest_invarlock.adapters import LoadedModel
+    from pytest_invarlock.bench.rescaling import RescalingTrial
     from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.data import Window, WindowSet
     from pytest_invarlock.plan import MeasurementPlan
@@ -102,11 +104,13 @@ def guard_evidence(
     guards: Sequence[str],
     *,
     reads_alike: bool,
+    trial: RescalingTrial | None = None,
 ) -> dict[str, GuardEvidence]:
     """The evidence of ``guards`` on ``subject``, by name, as the record holds it.
 
     Weights are compared whatever a subject reads; its activations only where it ``reads_alike``,
-    that is, the baseline's windows as the baseline does.
+    that is, the baseline's windows as the baseline does. ``trial`` says on what the variance
+    guard's proposals are tried; None looks for none.
     What could not be measured is ``{"not_evaluated": reason}``, which no policy lets pass.
     """
     evidence: dict[str, GuardEvidence] = {
@@ -123,7 +127,8 @@ def guard_evidence(
     elif recorded.record is None:
         return evidence | {"spectral": spectral}
     elif reads_alike:
-        activations = _activations(recorded.batches, recorded.record, subject, spectral)
+        tried = trial if "variance" in others else None
+        activations = _activations(recorded.batches, recorded.record, subject, spectral, tried)
     else:
         activations = _unread(
             "the subject does not read the baseline's windows as the baseline does"
@@ -140,12 +145,17 @@ def _weights(baseline: LoadedModel, subject: Subject) -> GuardEvidence:
 
 
 def _activations(
-    batches: Sequence[Batch], record: BranchRecord, subject: Subject, spectral: GuardEvidence
+    batches: Sequence[Batch],
+    record: BranchRecord,
+    subject: Subject,
+    spectral: GuardEvidence,
+    trial: RescalingTrial | None,
 ) -> dict[str, GuardEvidence]:
     try:
         compared = compare_branches(subject.loaded.model, batches, record)
     except BranchError as error:
         return _unread(str(error))
+    proposals = None if trial is None else measure_rescaling(compared, subject, trial)
     return {
         "rmt": measure_rmt(
             compared,
@@ -153,7 +163,7 @@ def _activations(
             _of_matrices(spectral, "relative_change"),
         ),
         # Edges are the other guard's.
-        "variance": measure_variance({**compared, "sites": []}),
+        "variance": measure_variance({**compared, "sites": []}, proposals),
     }
 
 

@@ -31,13 +31,14 @@ class PairedArm:
     """What both models say of the same batches of one arm.
 
     ``batches`` are those measured so far; the scores are of their tokens, in their order; ``kl``
-    float32 (n_tokens,) in nats, or None.
+    float32 (n_tokens,) in nats, or None; ``by_head`` as the subject was scored.
     """
 
     batches: tuple[Batch, ...]
     baseline: Scores
     subject: Scores
     kl: torch.Tensor | None
+    by_head: bool = False
 
     def losses(self, windows: Sequence[Window]) -> ArmLosses:
         """The record's arrays, of the windows that were measured, in the arm's order."""
@@ -150,7 +151,8 @@ class SubjectPass:
             kl = None if kl is None or before.kl is None else torch.cat([before.kl, kl])
         end = len(scores.nll)
         mine = self.baseline[arm]
-        return PairedArm(tuple(batches), Scores(mine.nll[:end], mine.top1[:end]), scores, kl)
+        baseline = Scores(mine.nll[:end], mine.top1[:end])
+        return PairedArm(tuple(batches), baseline, scores, kl, self.by_head)
 
     def _told(self, done: int) -> None:
         self.advance(self._done + done)

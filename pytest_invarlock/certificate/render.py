@@ -83,6 +83,22 @@ _DRIFT: _Rows = (
     ("p_value", "p of lying within the band, one-sided"),
     ("equivalence_shown", "shown to lie within the band"),
 )
+_RESCALING: _Rows = (
+    ("proposals", "proposals"),
+    ("proposals_reason", "why"),
+    ("n_eligible", "eligible outputs"),
+    ("gain", "gain on the preview arm, nats per token"),
+    ("gain_lower", "lower bound"),
+    ("gain_upper", "upper bound"),
+    ("gain_documents", "documents"),
+    ("reading", "reading"),
+    ("remediation", "remediation"),
+    ("remediation_reason", "why not"),
+    ("remediation_gain", "gain on the final arm while it stood, nats per token"),
+    ("remediation_gain_lower", "lower bound"),
+    ("remediation_gain_upper", "upper bound"),
+    ("remediation_ratio", "perplexity ratio while it stood"),
+)
 _NOISE: _Rows = (
     ("n_windows", "windows measured again"),
     ("same_batch_nats_per_token", "same batch size, nats per token"),
@@ -119,6 +135,7 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         *_divergence(certificate["divergence"]),
         *_section("Noise floor", "the baseline, again", certificate["noise_floor"], _NOISE),
         *_section("Pairing", "share", certificate["pairing"], _PAIRING),
+        *_rescaling(certificate["guards"].get("variance", {}), decision["checks"]),
         *_attested(certificate["attested"]),
         *_violations(decision["checks"]),
         "## Identity",
@@ -163,6 +180,20 @@ def _section(
         if numbers and numbers.get(key) is not None
     ]
     return [f"## {title}", "", f"| {caption} | |", "|---|---|", *rows, ""] if rows else []
+
+
+def _rescaling(evidence: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> list[str]:
+    """What the variance guard proposed; nothing where it looked for nothing, or was not asked."""
+    numbers = next((check["numbers"] for check in checks if check["check"] == "variance"), None)
+    proposals = evidence.get("proposals")
+    if proposals is None or not numbers or "proposals" not in numbers:
+        return []
+    scales = {f"`{name}`": scale for name, scale in proposals["scales"].items()}
+    names = tuple((name, f"scale proposed for {name}") for name in scales)
+    rules = ", ".join(f"{key} {value}" for key, value in proposals["rules"].items())
+    caption = "reported only: no verdict rests on it"
+    made = _section("Rescaling (DD-VE)", caption, {**numbers, **scales}, (*names, *_RESCALING))
+    return [*made, f"Proposed by: {rules}.", ""]
 
 
 def _attested(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:

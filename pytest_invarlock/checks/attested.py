@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from invarlock_guards.contract import GuardResult
 
-    from pytest_invarlock.policy.decision_policy import Mode
+    from pytest_invarlock.policy.decision_policy import GuardMode
     from pytest_invarlock.records import Facts
 
 IDENTITY = ("distribution", "version", "entry_point", "code", "parameters")
@@ -23,7 +23,7 @@ MAX_TEXT = 300
 
 
 def attested_check(
-    name: str, facts: Facts, mode: Mode, *, strict_prepare: bool = True
+    name: str, facts: Facts, mode: GuardMode, *, strict_prepare: bool = True
 ) -> CheckDecision:
     """The check of guard ``name`` by its own answer: only ``mode`` is applied to it.
 
@@ -55,9 +55,9 @@ def attested_check(
     return _decided(result, mode, entry)
 
 
-def _decided(result: GuardResult, mode: Mode, entry: Mapping[str, Any]) -> CheckDecision:
+def _decided(result: GuardResult, mode: GuardMode, entry: Mapping[str, Any]) -> CheckDecision:
     fails = result.passed is False and result.action != "warn"
-    if fails and mode == "gate":
+    if fails and mode != "monitor":
         outcome = Outcome.FAIL
     else:
         outcome = Outcome.WARN if fails or result.action == "warn" else Outcome.PASS

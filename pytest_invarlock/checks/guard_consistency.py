@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.checks.consistency import SAME_NUMBERS, applied_edit, identities
+from pytest_invarlock.checks.stated_rescaling import rescaling_contradiction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,10 @@ def guard_contradiction(name: str, facts: Facts) -> str | None:
     if name == "spectral":
         return _changes(evidence, facts)
     if name in ("rmt", "variance"):
-        return _branches(name, evidence, facts)
+        found = _branches(name, evidence, facts)
+        if found is None and name == "variance":
+            found = rescaling_contradiction(evidence, facts)
+        return found
     return None
 
 

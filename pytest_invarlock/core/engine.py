@@ -16,6 +16,7 @@ import torch
 from pytest_invarlock.bench.draws import metric_of
 from pytest_invarlock.bench.foreign_guards import PreparedGuard, attested_answers, prepare_guards
 from pytest_invarlock.bench.guard_side import UNRECORDED, guard_evidence, n_guard_windows
+from pytest_invarlock.bench.rescaling import rescaling_trial
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.bench.unloadable import unloadable_subject
@@ -198,6 +199,7 @@ def _facts(
         subject,
         bench.plan.guards,
         reads_alike=match == 1.0,
+        trial=rescaling_trial(bench, draw, measured),
     )
     arms = {arm: paired.losses(windows.arms[arm]) for arm, paired in measured.items()}
     baseline = _identity(bench.baseline, bench.digests, bench.structure)

@@ -54,6 +54,7 @@ from pytest_invarlock.policy.decision_policy import (
 from pytest_invarlock.policy.guard_limits import with_outlier_factor
 from pytest_invarlock.policy.guard_names import NAME, RESERVED
 from pytest_invarlock.policy.plan_settings import build_policy
+from pytest_invarlock.policy.rescaling_settings import tier_rescaling
 from pytest_invarlock.policy.settings import Setting, Settings
 from pytest_invarlock.policy.suite import KINDS
 
@@ -157,6 +158,7 @@ class CoreRunner:
             _plan(model, windows),
             guards=tuple(guard.name for guard in guards if guard.name in KNOWN_GUARDS),
             foreign_guards=tuple(ForeignGuard(name, gates=True) for name in own),
+            rescaling=tier_rescaling(config.tier),
         )
         bench = CallersBench(Pair(MODEL, MODEL), plan, guard_source=CallersGuards(own))
         bench.adopt(LoadedModel(model, None, None, context_length(model), None))

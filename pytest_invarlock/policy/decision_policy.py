@@ -23,6 +23,8 @@ METRIC_CHECKS = ("primary_metric", "drift", "tail")
 KNOWN_GUARDS = ("invariants", "spectral", "rmt", "variance")
 KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS)
 Mode = Literal["gate", "monitor"]
+GuardMode = Literal["gate", "monitor", "remediate"]
+"""``remediate`` gates too; only guard ``variance`` has it."""
 Direction = Literal["non_inferiority", "equivalence"]
 
 
@@ -188,7 +190,7 @@ class DecisionPolicy:
     tier: str
     profile: str
     checks: tuple[str, ...]
-    modes: Mapping[str, Mode]
+    modes: Mapping[str, GuardMode]
     guards: Mapping[str, Mapping[str, Any]]
     primary_metric: MetricLimits
     accuracy: AccuracyLimits

@@ -26,8 +26,8 @@ from pytest_invarlock.policy.decision_policy import (
     DriftLimits,
     Expectation,
     Floors,
+    GuardMode,
     MetricLimits,
-    Mode,
     TailLimits,
 )
 from pytest_invarlock.policy.foreign_guards import (
@@ -201,7 +201,7 @@ def build_policy(
     asked: Mapping[str, Any] = value.get("guards", {})
     given = guard_blocks(asked)
     foreign = demanded_guards(tier, asked)
-    modes: dict[str, Mode] = {
+    modes: dict[str, GuardMode] = {
         **tier.modes,
         **{name: guard["mode"] for name, guard in given.items() if "mode" in guard},
         **foreign_modes(foreign, tier, given),

@@ -21,6 +21,7 @@ from pytest_invarlock.policy.plan_settings import (
     build_policy,
     with_foreign_guards,
 )
+from pytest_invarlock.policy.rescaling_settings import with_rescaling
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
 from pytest_invarlock.policy.run_configuration import (
     is_run_configuration,
@@ -211,6 +212,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
     policy = build_policy({}, settings, expectations)
     plan = with_sequence(build_plan({}, settings, rootpath), policy, settings)
     plan = with_outlier_factor(plan, policy.guards)
+    plan = with_rescaling(plan, policy)
     plan = with_foreign_guards(plan, {}, settings, None)
     return Suite(
         name=COMPARE,
@@ -291,6 +293,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         policy = build_policy(value, settings, expectations, folder)
         plan = with_sequence(build_plan(value, settings, folder), policy, settings)
         plan = with_outlier_factor(plan, policy.guards)
+        plan = with_rescaling(plan, policy)
         plan = with_foreign_guards(plan, value, settings, folder)
     return Suite(
         name=value["name"],

@@ -18,7 +18,7 @@ from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_invarlock.policy.decision_policy import DecisionPolicy, Direction, Mode
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy, Direction, GuardMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Tier:
 
     name: str
     checks: tuple[str, ...]
-    modes: Mapping[str, Mode]
+    modes: Mapping[str, GuardMode]
     guards: Mapping[str, Mapping[str, Any]]
     ratio_limit: float
     catastrophic_ratio: float

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from invarlock_guards.judge.variance_policy import ProposalRules
+from invarlock_guards.measure.branches import find_branches
+from invarlock_guards.measure.variance_proposals import rescaled
 
 from pytest_invarlock.adapters import LoadedModel
+from pytest_invarlock.bench.guard_side import guard_batches
 from pytest_invarlock.bench.noise_floor import measure_noise_floor
+from pytest_invarlock.bench.rescaling import remediate, rescaling_trial
 from pytest_invarlock.bench.resident import Bench
+from pytest_invarlock.bench.tensor_digest import tensor_digests
 from pytest_invarlock.data.window_set import Reading, Window, WindowSet
 from pytest_invarlock.errors import ConfigError, EditError
 from pytest_invarlock.metrics.batches import BatchShape, make_batches
@@ -23,6 +29,7 @@ from pytest_invarlock.plan import (
     EditSpec,
     MeasurementPlan,
     Pair,
+    RescalingPlan,
     SequentialPlan,
     WindowSelection,
 )
@@ -106,6 +113,43 @@ def test_an_edit_is_compared_with_the_baselines_own_head(
             losses = paired.losses(given.arms[arm])
             assert losses.kl_nats is not None
             assert losses.kl_nats.sum() == pytest.approx(float(paired.kl.double().sum()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reading"), [("llama", "causal"), ("bert", "masked"), ("t5", "seq2seq")]
+)
+def test_a_rescaling_is_scored_as_the_subject_was(
+    kind: str, reading: Reading, tiny_model: Any, windows: Windows
+) -> None:
+    given = window_set(windows, 8, reading, per_document=2)
+    plan = RescalingPlan(ProposalRules())
+    bench = bench_of(tiny_model(kind), given, rescaling=plan)
+    model, before = bench.baseline.model, bench.digests
+    branches = find_branches(model, guard_batches(bench.baseline, given, bench.plan)[0]).branches
+    module = [branch.outputs[0] for branch in branches if branch.kind == "feed_forward"][-1]
+    bench.baseline_evidence(0)
+    with bench.edited(PRUNE) as subject:
+        trial = rescaling_trial(bench, 0, bench.measure_subject(subject, 0))
+        assert trial is not None
+        trial = replace(trial, seen=frozenset())
+        same = trial.effect(model, "final")["ab"]
+        assert set(same["gains"]) == {0.0}
+        assert same["tokens"] == [
+            sum(w.weight for w in given.final if w.document == name) for name in same["documents"]
+        ]
+        edited = tensor_digests(model)
+        with rescaled(model, {module: 0.5}):
+            hooked = trial.effect(model, "final")["ab"]
+        # The same function, by a hook on the output or in the weights.
+        written = remediate(subject, {module: 0.5}, trial)
+        assert written["ab"]["gains"] == pytest.approx(hooked["gains"], rel=1e-3, abs=1e-3)
+        assert max(map(abs, hooked["gains"])) > 0.01
+        assert tensor_digests(model) == edited
+        biased = f"{module}.bias" in dict(model.named_parameters())
+        assert set(written["tensors"]) == {
+            f"{module}.weight", *([f"{module}.bias"] if biased else []),
+        }  # fmt: skip
+    assert tensor_digests(model) == before
 
 
 def test_where_the_head_is_not_the_whole_story_the_models_stand_side_by_side(

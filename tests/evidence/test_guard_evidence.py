@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from invarlock_guards.judge.variance import judge_variance
+from invarlock_guards.judge.variance_policy import ProposalRules, VariancePolicy
 from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.bench.resident import Bench
@@ -22,6 +24,7 @@ from pytest_invarlock.plan import (
     EditSpec,
     MeasurementPlan,
     Pair,
+    RescalingPlan,
     Scenario,
     WindowSelection,
 )
@@ -43,10 +46,8 @@ ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.5, -0.5, 1e140, -1e140, 1e300, 10**14, 10**400, "", "ffn",
     "vector", "non_finite_subject", "zero_baseline", [], {}, [1], {"a": 1}, {"a": None},
 )  # fmt: skip
-PROPOSALS = {
-    "n_eligible": 2, "reason": None, "scales": {"w": 0.97},
-    "ab": {"gains": [1.0, 2.0, 0.5], "tokens": [10.0, 12.0, 9.0]}, "ab_reason": None,
-}  # fmt: skip
+EAGER = {"deadband": 0.0, "min_abs_adjust": 0.0}
+"""With no deadband an honest edit has a proposal too."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def facts() -> Facts:
         source=DataSource("pydoc"),
         windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=2),
         device="cpu", dtype="float32", threads=1, batch_tokens=512,
+        rescaling=RescalingPlan(ProposalRules(**EAGER), remediate=True),
     )  # fmt: skip
     pair = Pair(MODEL, MODEL)
     edit = EditSpec("quant_rtn", {"bitwidth": 8})
@@ -63,7 +65,7 @@ def facts() -> Facts:
     guards = json.loads(canonical(found.document()["guards"]))
     # A few rows of each list say as much as all, and are judged faster.
     guards["spectral"]["changes"] = guards["spectral"]["changes"][:3]
-    guards["variance"]["proposals"] = PROPOSALS
+    assert guards["variance"]["proposals"]["remediation"]["ab"] is not None
     return replace(found, guards=guards)
 
 
@@ -75,7 +77,8 @@ def valid() -> Draft202012Validator:
 
 def judged(facts: Facts, guards: dict[str, Any], kind: str = "quantize8") -> Decision:
     expected = {(facts.model, facts.scenario): Expectation("clean", Strictness.MUST_PASS)}
-    policy = build_policy({"profile": "dev"}, Settings(), expected)
+    given = {"profile": "dev", "guards": {"variance": EAGER}}
+    policy = build_policy(given, Settings(), expected)
     checks = tuple(name for name in GUARDS if name in guards)
     return decide(
         replace(facts, guards=guards, kind=kind), replace(policy, checks=("invariants", *checks))
@@ -128,6 +131,10 @@ def test_whatever_fits_the_schema_is_judged(
                 # Every decision has to be fit for a certificate too.
                 decision = judged(facts, made, kind)
                 canonical([check.document() for check in decision.checks])
+                if guard == "variance":
+                    # Most of such evidence contradicts its record, and is judged no further.
+                    limits = VariancePolicy(**EAGER)
+                    judge_variance(made[guard], kind=kind, policy=limits)
     assert n_valid > 50
     assert n_invalid > 200
 

@@ -102,6 +102,7 @@ def test_passphrases(tmp_path: Path, key, monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.code == "KEY_PASSPHRASE"
     monkeypatch.setenv(keys.PASSPHRASE_ENV, "wrong")
     assert code_of(keys.load_private_key, path) == "KEY_PASSPHRASE"
+
     def decrypts_to_noise(*_: object) -> None:
         raise ValueError("Could not deserialize key data.")
 

@@ -79,13 +79,15 @@ def test_numbers_that_are_not_finite_fail() -> None:
     assert (result.passed, result.reason) == (False, "non_finite_activation")
 
 
-GAINS = {"gains": [1.0, 1.2, 0.8, 1.1], "tokens": [100.0, 100.0, 100.0, 100.0]}
+GAINS = {
+    "documents": [0, 1, 2, 3], "gains": [1.0, 1.2, 0.8, 1.1], "tokens": [100.0] * 4,
+}  # fmt: skip
 
 
 def proposals(ab: Any = GAINS, **changes: Any) -> dict[str, Any]:
     return {
-        "n_eligible": 2, "reason": None, "scales": {"layers.0.mlp.down": 0.97}, "ab": ab,
-        "ab_reason": None,
+        "rules": POLICY.proposal_rules(), "n_eligible": 2, "reason": None,
+        "scales": {"layers.0.mlp.down": 0.97}, "ab": ab, "ab_reason": None, "remediation": None,
     } | changes  # fmt: skip
 
 
@@ -96,8 +98,63 @@ def test_proposals_are_reported_and_decide_nothing() -> None:
     assert result.metrics["gain_lower"] == pytest.approx(0.0082, abs=2e-4)
     assert (result.metrics["repairable"], result.metrics["n_proposed"]) == (True, 1)
     assert canonical(dict(result.metrics))
-    harmful = proposals({"gains": [-1.0, -2.0], "tokens": [10.0, 10.0]})
-    assert judge_variance(evidence(proposals=harmful), kind="any", policy=POLICY).passed is True
+    assert result.metrics["reading"].startswith("repairable: ")
+    harmful = proposals({"documents": [0, 1], "gains": [-1.0, -2.0], "tokens": [10.0, 10.0]})
+    result = judge_variance(evidence(proposals=harmful), kind="any", policy=POLICY)
+    assert (result.passed, result.metrics["repairable"]) == (True, False)
+    assert result.metrics["reading"].startswith("not repairable: ")
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"tap": ("o",), "scope": "attn"}, "tap ['down'] was measured, ['o'] is asked for; scope"),
+        ({"max_adjusted_modules": 0}, "max_adjusted_modules 1 was measured, 0 is asked for"),
+        ({"clamp": (0.5, 2.0)}, "clamp [0.85, 1.12] was measured, [0.5, 2.0] is asked for"),
+    ],
+)
+def test_proposals_by_other_rules_say_nothing_under_a_policy(
+    rules: dict[str, Any], said: str
+) -> None:
+    made = evidence(proposals=proposals())
+    before = judge_variance(made, kind="any", policy=POLICY)
+    result = judge_variance(made, kind="any", policy=VariancePolicy(**rules))
+    assert result.metrics["proposals"] == "not_measured"
+    assert str(result.metrics["proposals_reason"]).startswith(f"not under this policy: {said}")
+    assert not {"gain", "repairable", "n_proposed"} & set(result.metrics)
+    assert (result.passed, result.text) == (before.passed, before.text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "bounds", "repairable"),
+    [
+        ({}, (True, False), True),
+        ({"predictive_one_sided": False}, (True, True), True),
+        ({"min_effect_lognll": 0.008}, (True, False), True),
+        ({"min_effect_lognll": 0.008, "predictive_one_sided": False}, (True, True), False),
+        ({"min_effect_lognll": 0.02}, (True, False), False),
+    ],
+)
+def test_sidedness_and_least_effect_are_the_policys(
+    limits: dict[str, Any], bounds: tuple[bool, bool], repairable: bool
+) -> None:
+    made = evidence(proposals=proposals())
+    metrics = judge_variance(made, kind="any", policy=VariancePolicy(**limits)).metrics
+    assert (metrics["gain_lower"] is not None, metrics["gain_upper"] is not None) == bounds
+    assert metrics["repairable"] is repairable
+
+
+def test_a_remediation_is_reported_beside() -> None:
+    done = {"tensors": {}, "ab": GAINS, "reason": None}
+    metrics = judge_variance(
+        evidence(proposals=proposals(remediation=done)), kind="any", policy=POLICY
+    ).metrics
+    assert (metrics["remediation"], metrics["remediation_gain"]) == ("measured", metrics["gain"])
+    none = proposals(remediation={"tensors": {}, "ab": None, "reason": "it is shared"})
+    metrics = judge_variance(evidence(proposals=none), kind="any", policy=POLICY).metrics
+    assert (metrics["remediation"], metrics["remediation_reason"]) == (
+        "not_applicable", "it is shared",
+    )  # fmt: skip
 
 
 def test_no_eligible_target_is_not_applicable_with_its_reason() -> None:

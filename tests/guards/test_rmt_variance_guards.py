@@ -14,6 +14,7 @@ import pytest
 import torch
 from invarlock_guards import RMTGuard, VarianceGuard
 from invarlock_guards.families import weight_matrices
+from invarlock_guards.judge.proposals import eligible, proposed_scales
 from invarlock_guards.judge.rmt import RMTPolicy, judge_rmt
 from invarlock_guards.judge.variance import judge_gain, judge_variance
 from invarlock_guards.judge.variance_policy import VariancePolicy
@@ -26,10 +27,8 @@ from invarlock_guards.measure.forced_branches import (
 from invarlock_guards.measure.rmt import measure_rmt
 from invarlock_guards.measure.variance import measure_variance
 from invarlock_guards.measure.variance_proposals import (
-    eligible,
     measure_proposals,
     next_token_losses,
-    proposed_scales,
 )
 
 from pytest_invarlock.bench.journal import EditJournal

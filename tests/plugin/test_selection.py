@@ -98,8 +98,7 @@ def test_a_node_id_alone_is_a_command(repository):
 def test_a_built_in_node_id_alone_activates_its_suite(repository):
     result = repository.run(f"{DEMO}::builtin:llama::noop", "--co", "-q")
     assert [line for line in result.outlines if "::" in line] == [
-        f"{DEMO}::builtin:llama::noop::{check}"
-        for check in load_tier("balanced").checks
+        f"{DEMO}::builtin:llama::noop::{check}" for check in load_tier("balanced").checks
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from invarlock_guards.judge.spectral_policy import SpectralPolicy
-from invarlock_guards.judge.variance_policy import VariancePolicy
+from invarlock_guards.judge.variance_policy import ProposalRules, VariancePolicy
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 HEAD = """\
 model: {id: "builtin:gpt2"}
 dataset: {provider: pydoc, seq_len: 64, preview_n: 10, final_n: 10}
+"""
+SUITE = """\
+name: mine
+models: ["builtin:gpt2"]
+scenarios: [{id: same, strictness: must_pass, edit: {name: noop}}]
 """
 EDIT = HEAD + "edit: {name: quant_rtn, plan: {bitwidth: 8}}\n"
 
@@ -129,6 +135,41 @@ def test_modes_and_limits_of_guards_are_followed(tmp_path: Path) -> None:
     assert (variance.tap, variance.deadband) == (("down",), 0.07)
     assert (variance.min_effect_lognll, variance.predictive_one_sided) == (0.5, False)
     assert not [note for note in loaded.notes if "order" in note]
+
+
+def test_how_rescalings_are_proposed_stands_in_the_plan(tmp_path: Path) -> None:
+    plain = load(tmp_path, EDIT)
+    block = "guards:\n  variance: {mode: remediate, tap: attn.c_proj, deadband: 0.07}\n"
+    asked = load(tmp_path, EDIT + block)
+    rules, tier = asked.plan.rescaling, plain.plan.rescaling
+    assert rules is not None
+    assert tier is not None
+    assert (tier.rules, tier.remediate) == (ProposalRules(), False)
+    expected = ProposalRules(tap=("o",), deadband=0.07)
+    assert (rules.rules, rules.remediate) == (expected, True)
+    assert asked.policy.modes["variance"] == "remediate"
+    document = asked.plan.document(source=None, data_digest=None)["rescaling"]
+    assert document == {**expected.proposal_rules(), "remediate": True}
+    without = replace(asked.plan, guards=("invariants",))
+    assert "rescaling" not in without.document(source=None, data_digest=None)
+    limits = load(tmp_path, EDIT + "guards:\n  variance: {min_effect_lognll: 0.5}\n")
+    # What is only demanded changes no measurement.
+    assert limits.plan == plain.plan
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("variance: {mode: repair}", "use gate, monitor or remediate"),
+        ("rmt: {mode: remediate}", "use gate or monitor"),
+        ("invariants: {mode: remediate}", "use gate or monitor"),
+    ],
+)
+def test_variance_alone_can_remediate(tmp_path: Path, block: str, said: str) -> None:
+    for text in (EDIT, SUITE):
+        error = refusal(tmp_path, f"{text}guards:\n  {block}\n")
+        assert "mode" in error.cause
+        assert said in f"{error.cause} {error.remedy}"
 
 
 def test_a_wrong_limit_of_a_guard_names_file_line_and_key(tmp_path: Path) -> None:

@@ -98,31 +98,77 @@ def judge_gain(ab: Mapping[str, Any], policy: VariancePolicy) -> Gain:
     return Gain(mean, lower, None if policy.predictive_one_sided else upper, count, repairable)
 
 
+SCALE = "repairable: a scale alone wins loss back"
+NOT_SCALE = "not repairable: no scale wins loss back, as where rank is lost or nothing is"
+OPEN = "open: fewer than two documents have no interval"
+
+
 def proposal_metrics(
     evidence: GuardEvidence, policy: VariancePolicy
 ) -> dict[str, float | int | str | None]:
-    """The seeds' numbers of DD-VE: proposals, targets, and the gain of the A/B."""
+    """The seeds' numbers of DD-VE: proposals, targets, and the gain of the A/B.
+
+    Proposals that were made by other rules than the policy's say nothing under it.
+    """
     proposals = evidence.get("proposals")
     if proposals is None:
-        return {"proposals": "not_measured"}
+        return {"proposals": "not_measured", "proposals_reason": "no proposal was looked for"}
+    other = _other_rules(proposals["rules"], policy)
+    if other:
+        return {"proposals": "not_measured", "proposals_reason": f"not under this policy: {other}"}
     if not proposals["n_eligible"]:
-        return {"proposals": "not_applicable", "proposals_reason": proposals["reason"]}
+        return {
+            "proposals": "not_applicable",
+            "proposals_reason": proposals["reason"],
+            **_remediation(proposals["remediation"], policy),
+        }
     metrics: dict[str, float | int | str | None] = {
         "proposals": "measured",
-        "proposals_reason": proposals["reason"],
+        "proposals_reason": proposals["reason"] or proposals["ab_reason"],
         "n_eligible": proposals["n_eligible"],
         "n_proposed": len(proposals["scales"]),
+        **_remediation(proposals["remediation"], policy),
     }
-    ab = proposals.get("ab")
-    if ab is None:
+    gain = _gain(proposals["ab"], policy)
+    if gain is None:
         return metrics
-    if len(ab["gains"]) != len(ab["tokens"]):
-        return metrics | {"proposals_reason": "gains and tokens are of other documents"}
-    gain = judge_gain(ab, policy)
     return metrics | {
         "gain": gain.mean,
         "gain_lower": gain.lower,
         "gain_upper": gain.upper,
         "gain_documents": gain.n_documents,
         "repairable": gain.repairable,
+        "reading": {True: SCALE, False: NOT_SCALE, None: OPEN}[gain.repairable],
+    }
+
+
+def _other_rules(measured: Mapping[str, Any], policy: VariancePolicy) -> str:
+    """The keys in which the measured rules are not the policy's, with both values."""
+    return "; ".join(
+        f"{key} {measured.get(key)} was measured, {value} is asked for"
+        for key, value in policy.proposal_rules().items()
+        if measured.get(key) != value
+    )
+
+
+def _gain(ab: Mapping[str, Any] | None, policy: VariancePolicy) -> Gain | None:
+    if ab is None or len({len(ab[key]) for key in ("documents", "gains", "tokens")}) != 1:
+        return None
+    return judge_gain(ab, policy)
+
+
+def _remediation(
+    stated: Mapping[str, Any] | None, policy: VariancePolicy
+) -> dict[str, float | int | str | None]:
+    """What the scales did to the loss of the windows the verdict rests on, while they stood."""
+    if stated is None:
+        return {}
+    gain = _gain(stated["ab"], policy)
+    if gain is None:
+        return {"remediation": "not_applicable", "remediation_reason": stated["reason"]}
+    return {
+        "remediation": "measured",
+        "remediation_gain": gain.mean,
+        "remediation_gain_lower": gain.lower,
+        "remediation_gain_upper": gain.upper,
     }

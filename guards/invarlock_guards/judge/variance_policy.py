@@ -34,13 +34,10 @@ TARGETS = ("all", "edited_modules_only")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VariancePolicy:
-    """What the variance guard demands, and how its rescaling proposals are made.
+class ProposalRules:
+    """How rescalings are proposed: what is tried, and so measured, follows from these alone.
 
     Attributes:
-        log_rms: greatest |ln(rms y' / rms y)| of a forced branch's output.
-        norm_log_rms: the same for a norm that is no sub-layer's, such as the last.
-        min_parameter_share: least share of the blocks' parameters in branches.
         tap: whose output is rescaled: the feed-forward's (``down``) or the attention's (``o``)
             output projection, by role or by the seeds' names; one or several.
         scope: ``ffn``, ``attn`` or ``both``: which families are eligible.
@@ -51,14 +48,8 @@ class VariancePolicy:
         clamp: a scale is kept between these before the step is limited.
         topk_backstop: how many proposals half as large are admitted where there is none.
         max_adjusted_modules: how many proposals are kept, the largest; 0 keeps all.
-        min_effect_lognll: least gain in nats per token that counts as an effect.
-        predictive_one_sided: whether the interval of the gain is one-sided.
-        alpha: of that interval.
     """
 
-    log_rms: GroupLimits = LOG_RMS
-    norm_log_rms: float = 0.03
-    min_parameter_share: float = 0.95
     tap: tuple[TapRole, ...] = ("down",)
     scope: str = "ffn"
     targets: str = "edited_modules_only"
@@ -68,23 +59,13 @@ class VariancePolicy:
     clamp: tuple[float, float] = (0.85, 1.12)
     topk_backstop: int = 1
     max_adjusted_modules: int = 1
-    min_effect_lognll: float = 9e-4
-    predictive_one_sided: bool = True
-    alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        read_limits("log_rms", self.log_rms)
-        for key in ("norm_log_rms", "max_scale_step"):
-            positive(key, getattr(self, key))
-        for key in ("deadband", "min_abs_adjust", "min_effect_lognll"):
+        positive("max_scale_step", self.max_scale_step)
+        for key in ("deadband", "min_abs_adjust"):
             not_negative(key, getattr(self, key))
         for key in ("topk_backstop", "max_adjusted_modules"):
             whole(key, getattr(self, key))
-        share("min_parameter_share", self.min_parameter_share)
-        flag("predictive_one_sided", self.predictive_one_sided)
-        positive("alpha", self.alpha)
-        if self.alpha >= 0.5:
-            raise ValueError(f"alpha: a number below 0.5, not {self.alpha!r}")
         for key, allowed in (("scope", SCOPES), ("targets", TARGETS)):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"{key}: one of {', '.join(allowed)}, not {getattr(self, key)!r}")
@@ -93,6 +74,55 @@ class VariancePolicy:
         low, high = _clamp(self.clamp)
         if not low <= 1 <= high:
             raise ValueError(f"clamp: a number up to 1 and one from 1, not {self.clamp!r}")
+
+    def proposal_rules(self) -> dict[str, Any]:
+        """The rules as plain JSON values, by key."""
+        values = {each.name: getattr(self, each.name) for each in fields(ProposalRules)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def of(cls, rules: Mapping[str, Any]) -> Self:
+        """The rules of `proposal_rules`; keys of anything else are left out."""
+        known = {each.name for each in fields(ProposalRules)}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in rules.items()
+            if key in known
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariancePolicy(ProposalRules):
+    """What the variance guard demands, beside the rules by which its proposals are made.
+
+    Attributes:
+        log_rms: greatest |ln(rms y' / rms y)| of a forced branch's output.
+        norm_log_rms: the same for a norm that is no sub-layer's, such as the last.
+        min_parameter_share: least share of the blocks' parameters in branches.
+        min_effect_lognll: least gain in nats per token that counts as an effect.
+        predictive_one_sided: whether the interval of the gain is one-sided.
+        alpha: of that interval.
+    """
+
+    log_rms: GroupLimits = LOG_RMS
+    norm_log_rms: float = 0.03
+    min_parameter_share: float = 0.95
+    min_effect_lognll: float = 9e-4
+    predictive_one_sided: bool = True
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        # By name: a class with slots is made anew, and super() would look for the first one.
+        ProposalRules.__post_init__(self)
+        read_limits("log_rms", self.log_rms)
+        positive("norm_log_rms", self.norm_log_rms)
+        not_negative("min_effect_lognll", self.min_effect_lognll)
+        share("min_parameter_share", self.min_parameter_share)
+        flag("predictive_one_sided", self.predictive_one_sided)
+        positive("alpha", self.alpha)
+        if self.alpha >= 0.5:
+            raise ValueError(f"alpha: a number below 0.5, not {self.alpha!r}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
