@@ -157,3 +157,25 @@ def test_a_blend_is_the_share_of_the_way(parts: SimpleNamespace, bench: Any) -> 
         assert journal.touched == (name,)
     finally:
         journal.undo()
+
+
+def test_what_was_never_run_is_met_by_no_claim(parts: SimpleNamespace, tmp_path: Path) -> None:
+    model = parts.models.models(tmp_path)[0]
+    claims = parts.page.write_page(
+        [model], {model.name: []}, tmp_path / "g.md", seed=1, command="make", planned=1
+    )
+    assert not [text for text, _, met in claims if met]
+
+
+def test_a_killed_expert_is_seen_and_named(parts: SimpleNamespace, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parts.models._write(
+        parts.models.build_mixtral().eval(), tmp_path, parts.models.SHIPPED / "llama"
+    )
+    bench = parts.bench.Bench(str(tmp_path), metric_windows=6, guard_windows=2)
+    assert bench.has_experts
+    run = parts.damage.Damage(bench, 1, 1).run(0, parts.damage.EXPERT_CELLS[2])
+    row = bench.measure(run, metric=False)
+    assert row["name"] == "killed expert"
+    assert parts.tables.caught(row, "any")
+    assert parts.tables.is_within(parts.tables.first_named(row, "any"), row["branch"])
