@@ -28,6 +28,7 @@ from pytest_invarlock.plan import (
 )
 from pytest_invarlock.policy.decision_policy import Expectation, Mode, Strictness
 from pytest_invarlock.policy.plan_settings import build_policy
+from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.settings import Settings
 from pytest_invarlock.records import record_from_bytes
 
@@ -704,6 +705,7 @@ def test_behind_a_gating_abort_nobody_is_asked(
     )  # fmt: skip
     resident.plan = replace(PLAN, foreign_guards=guards)
     record = measure(resident.pair, NOOP, resident.plan, bench=resident)
+    assert not list(strict_validator()(schema("record")).iter_errors(record.document()))
     facts = record_from_bytes(record.document(), record.array_bytes()).facts
     assert facts.plan["ends_on_abort"] == (["stops", "mine"] if gates else ["mine"])
     assert facts.attested["unready"]["problem"]["code"] == "GUARD_NOT_READY"
