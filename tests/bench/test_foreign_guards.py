@@ -552,6 +552,7 @@ def test_a_malformed_result_object_is_the_guards_error(
 
 
 def test_an_interruption_in_a_guard_is_an_interruption(taken: Any, resident: Bench) -> None:
+    resident.unedited()
     loads = resident.counters.baseline_loads
     with pytest.raises(KeyboardInterrupt):
         taken("Interrupted")
