@@ -28,6 +28,7 @@ from pytest_invarlock.plan import (
 )
 from pytest_invarlock.policy.decision_policy import Expectation, Mode, Strictness
 from pytest_invarlock.policy.plan_settings import build_policy
+from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.settings import Settings
 from pytest_invarlock.records import record_from_bytes
 
@@ -551,6 +552,7 @@ def test_a_malformed_result_object_is_the_guards_error(
 
 
 def test_an_interruption_in_a_guard_is_an_interruption(taken: Any, resident: Bench) -> None:
+    resident.unedited()
     loads = resident.counters.baseline_loads
     with pytest.raises(KeyboardInterrupt):
         taken("Interrupted")
@@ -704,6 +706,7 @@ def test_behind_a_gating_abort_nobody_is_asked(
     )  # fmt: skip
     resident.plan = replace(PLAN, foreign_guards=guards)
     record = measure(resident.pair, NOOP, resident.plan, bench=resident)
+    assert not list(strict_validator()(schema("record")).iter_errors(record.document()))
     facts = record_from_bytes(record.document(), record.array_bytes()).facts
     assert facts.plan["ends_on_abort"] == (["stops", "mine"] if gates else ["mine"])
     assert facts.attested["unready"]["problem"]["code"] == "GUARD_NOT_READY"

@@ -14,7 +14,7 @@ from pytest_invarlock.policy.decision_policy import (
     DecisionPolicy,
     policy_from_document,
 )
-from pytest_invarlock.policy.resources import read_text
+from pytest_invarlock.policy.resources import read_text, schema, strict_validator
 from pytest_invarlock.policy.settings import Settings, collect_settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
 
@@ -181,6 +181,8 @@ def test_preparation_is_loosened_in_dev_alone(tmp_path: Path, block: str, base: 
     assert not loose.strict_guard_prepare
     assert loose.provenance["run.strict_guard_prepare"] == "suite file"
     assert policy_from_document(loose.document()) == loose
+    packed = {"format": "invarlock-policies-v1", "policies": [loose.document()]}
+    assert not list(strict_validator()(schema("policies")).iter_errors(packed))
     assert not policy_of(tmp_path, block, base).strict_guard_prepare
     with pytest.raises(ConfigError, match="profile ci with strict_guard_prepare false"):
         policy_from_document({**loose.document(), "profile": "ci"})
