@@ -66,7 +66,8 @@ class EditJournal:
 
     def _undone(self, tensor: torch.Tensor, names: list[str]) -> torch.Tensor:
         """``tensor`` out of a copy of its storage, in which the writes to ``names`` are undone."""
-        storage = tensor.untyped_storage().clone()
+        whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+        storage = whole.set_(tensor.untyped_storage()).clone().untyped_storage()
         for name in reversed(names):
             _within(storage, self._tensors[name]).copy_(self._saved[name])
         return _within(storage, tensor).clone()

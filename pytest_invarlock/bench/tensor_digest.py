@@ -48,11 +48,11 @@ def tensors_overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _reach(tensor: torch.Tensor) -> tuple[int, int]:
     """The first byte of a tensor, and the first behind it, in its storage."""
-    start = tensor.storage_offset() * tensor.element_size()
+    start = int(tensor.storage_offset()) * tensor.element_size()
     if not tensor.numel():
         return start, start
     steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = sum((size - 1) * stride for size, stride in steps)
+    last = int(sum((size - 1) * stride for size, stride in steps))
     return start, start + (last + 1) * tensor.element_size()
 
 

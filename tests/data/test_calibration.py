@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from pytest_invarlock.data.documents import Document
+from pytest_invarlock.data.window_set import Window, first_counted, n_counted
 from pytest_invarlock.data.windows import draw_windows
 from pytest_invarlock.plan import ARMS, WindowSelection
 
 if TYPE_CHECKING:
-    from pytest_invarlock.data.window_set import Window, WindowSet
+    from pytest_invarlock.data.window_set import WindowSet
 
 SELECTION = WindowSelection(
     seq_len=64, stride=64, preview_windows=20, final_windows=20, guard_windows=7
@@ -74,3 +75,12 @@ def test_the_arms_do_not_depend_on_them(drawn: Any) -> None:
     for arm in ARMS:
         for one, other in zip(few.arms[arm], many.arms[arm], strict=True):
             assert np.array_equal(one.tokens, other.tokens)
+
+
+def test_choices_are_counted_by_their_examples() -> None:
+    plain = [Window.causal(np.arange(9, dtype=np.int32), 1, document) for document in range(5)]
+    choices = [replace(window, example=number // 2) for number, window in enumerate(plain)]
+    assert (n_counted(plain), n_counted(choices), n_counted([])) == (5, 3, 0)
+    assert first_counted(plain, 2) == tuple(plain[:2])
+    assert first_counted(choices, 2) == tuple(choices[:4])
+    assert first_counted([], 2) == ()
