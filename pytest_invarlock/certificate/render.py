@@ -188,12 +188,17 @@ def _rescaling(evidence: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> 
     proposals = evidence.get("proposals")
     if proposals is None or not numbers or "proposals" not in numbers:
         return []
-    scales = {f"`{name}`": scale for name, scale in proposals["scales"].items()}
+    # In one order, whether read from a file or not.
+    scales = {f"`{name}`": scale for name, scale in sorted(proposals["scales"].items())}
     names = tuple((name, f"scale proposed for {name}") for name in scales)
-    rules = ", ".join(f"{key} {value}" for key, value in proposals["rules"].items())
+    rules = ", ".join(f"{key} {_listed(v)}" for key, v in sorted(proposals["rules"].items()))
     caption = "reported only: no verdict rests on it"
     made = _section("Rescaling (DD-VE)", caption, {**numbers, **scales}, (*names, *_RESCALING))
     return [*made, f"Proposed by: {rules}.", ""]
+
+
+def _listed(value: Any) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _attested(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
