@@ -158,10 +158,11 @@ class Record:
 
     def document(self) -> dict[str, Any]:
         """The JSON form of the record."""
+        facts = self.facts.document()
         return {
             "format": RECORD_FORMAT,
-            "facts": self.facts.document(),
-            "facts_digest": self.facts.digest,
+            "facts": facts,
+            "facts_digest": digest(facts),
             "observations": dict(self.observations),
         }
 
@@ -207,7 +208,8 @@ def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
         noise_floor=stated["noise_floor"],
         error=stated["error"],
     )
-    if facts.document() != stated or facts.digest != document["facts_digest"]:
+    document_of_facts = facts.document()
+    if document_of_facts != stated or digest(document_of_facts) != document["facts_digest"]:
         raise EvidenceError(
             f"record {facts.model}::{facts.scenario} run {facts.draw}: a stated digest does not "
             "follow from the facts and arrays",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sys
@@ -24,6 +25,15 @@ CONTEXT = 128
 
 class ModelFactory(Protocol):
     def __call__(self, kind: str, **config: Any) -> PreTrainedModel: ...
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no later collection of garbage walks over it.
+
+    Each model that is dropped collects, and imported libraries are a quarter of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

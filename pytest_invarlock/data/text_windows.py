@@ -17,10 +17,11 @@ from pytest_invarlock.data.conventions import (
     rolling,
     sliding,
 )
+from pytest_invarlock.data.kept_ids import ids_of
 from pytest_invarlock.data.masking import Masker
 from pytest_invarlock.data.pairs import HALVES_NOTE, seq2seq_window
 from pytest_invarlock.data.pieces import Piece
-from pytest_invarlock.data.special_tokens import affixes_of, as_ids, token_ids
+from pytest_invarlock.data.special_tokens import affixes_of, as_ids
 from pytest_invarlock.data.streams import Stream
 from pytest_invarlock.data.window_set import Reading, Window
 from pytest_invarlock.errors import ConfigError
@@ -65,6 +66,7 @@ class TextCutter:
         self._affixes = affixes_of(tokenizer)
         self._target = affixes_of(tokenizer, target=True) if reading == "seq2seq" else None
         self._short = self._truncated = 0
+        self._ids = ids_of(tokenizer)
         self._rows = [
             [self._encode(tokenizer, text) for text in self._texts(document)]
             for document in documents
@@ -119,7 +121,7 @@ class TextCutter:
         return [document.text + SEPARATORS.get(self._convention, "")]
 
     def _encode(self, tokenizer: Any, text: str) -> NDArray[np.int32]:
-        ids = token_ids(tokenizer, text)
+        ids = self._ids(text)
         if self._convention == "concatenated":
             end = getattr(tokenizer, "eos_token_id", None)
             return ids if end is None else np.append(ids, np.int32(end))

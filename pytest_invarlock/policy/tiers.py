@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -201,8 +203,9 @@ def _load(folder: str, reference: str, what: str, base: Path | None = None) -> Y
     shipped = names(folder, ".yaml")
     if reference in shipped:
         text = read_text(folder, f"{reference}.yaml")
-        document = parse_yaml(text, name=f"{folder}/{reference}.yaml")
-    elif Path(reference).suffix in (".yaml", ".yml"):
+        document = _shipped(f"{folder}/{reference}.yaml", text, what)
+        return replace(document, value=deepcopy(document.value))
+    if Path(reference).suffix in (".yaml", ".yml"):
         document = load_yaml((base or Path()) / reference)
     else:
         raise ConfigError(
@@ -210,5 +213,13 @@ def _load(folder: str, reference: str, what: str, base: Path | None = None) -> Y
             remedy=nearest(reference, shipped, what),
             code=f"UNKNOWN_{what.upper()}",
         )
+    check_document(document, what)
+    return document
+
+
+@cache
+def _shipped(name: str, text: str, what: str) -> YamlDocument:
+    """Parsed and checked once a text: each suite, policy and comparison asks for the same few."""
+    document = parse_yaml(text, name=name)
     check_document(document, what)
     return document

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# pytester forgets modules that a session imported; torch cannot be imported twice.
+import torch  # noqa: F401
+from transformers import AutoConfig, AutoTokenizer  # noqa: F401
+
+import pytest_invarlock.core.engine
+import pytest_invarlock.doctor.commands  # noqa: F401
 
 from . import suite_text
 
@@ -16,11 +20,8 @@ GOOD = suite_text.GOOD
 CLEAN = GOOD.replace("{name: noop}", "{name: quant_rtn, plan: {clean: true}}")
 
 
-def pytest_of(name: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", name, "--co", "-q", "-p", "no:cacheprovider"],
-        env=os.environ, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+def pytest_of(pytester: pytest.Pytester, name: str) -> pytest.RunResult:
+    return pytester.runpytest_inprocess(name, "--co", "-q", "-p", "no:cacheprovider")
 
 
 @pytest.mark.parametrize(
@@ -36,19 +37,26 @@ def pytest_of(name: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_settings_that_stop_pytest_are_among_the_findings(
-    text: str, made: dict[str, str], code: str, doctor: Any, tmp_path: Path, monkeypatch: Any
+    text: str,
+    made: dict[str, str],
+    code: str,
+    pytester: pytest.Pytester,
+    doctor: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     (tmp_path / "tuned.json").write_text('{"models": {}}')
     for name, value in made.items():
         monkeypatch.setenv(f"INVARLOCK_{name}", value)
     status, document = doctor(text)
-    stopped = pytest_of("my.yaml")
-    assert (status, stopped.returncode) == (1, 4)
-    assert f"[{code}]" in stopped.stderr
+    stopped = pytest_of(pytester, "my.yaml")
+    assert (status, stopped.ret) == (1, 4)
+    stderr = stopped.stderr.str()
+    assert f"[{code}]" in stderr
     told = [one for one in document["findings"] if one["code"] == code]
     assert told, document["findings"]
     assert all(one["severity"] == "error" for one in told)
-    relative = stopped.stderr.replace(f"{tmp_path}/", "")
+    relative = stderr.replace(f"{tmp_path}/", "")
     assert any(one["message"] in relative for one in told)
 
 
@@ -62,7 +70,7 @@ def test_settings_that_stop_pytest_are_among_the_findings(
     ],
 )
 def test_a_name_that_leads_pytest_to_no_suite_is_an_error(
-    name: str, code: str, doctor: Any, capsys: Any
+    name: str, code: str, pytester: pytest.Pytester, doctor: Any, capsys: Any
 ) -> None:
     from pytest_invarlock.cli import main
 
@@ -70,7 +78,8 @@ def test_a_name_that_leads_pytest_to_no_suite_is_an_error(
     assert (status, [one["code"] for one in document["findings"] if one["severity"] == "error"]) == (
         1, [code],
     )  # fmt: skip
-    assert pytest_of(name).returncode in (4, 5)
+    assert pytest_of(pytester, name).ret in (4, 5)
+    capsys.readouterr()
     assert main(["run", "-c", name]) == 4
     assert code in capsys.readouterr().err
 
