@@ -99,7 +99,7 @@ class GuardsPage:
             self.claim(
                 f"gate alarms under {words}: at most 3 in 1000",
                 told(n_alarms, n),
-                0 < n and n_alarms <= ALARM_SHARE * n,
+                n > 0 and n_alarms <= ALARM_SHARE * n,
             )
         for words, kind in (("their declared kind", None), ("`any`", "any")):
             n_warned = count(self.passed, lambda r, k=kind: warned(r, k or r["kind"]))  # type: ignore[misc]
@@ -109,7 +109,7 @@ class GuardsPage:
                 f"warnings under {words}: at most {WARNING_SHARE:.2f}",
                 f"{told(n_warned, n)}; without reparametrised models, of which `basis_changed` is "
                 f"what is to be said, {told(rest, len(other))}",
-                0 < n and n_warned <= WARNING_SHARE * n,
+                n > 0 and n_warned <= WARNING_SHARE * n,
             )
         self.lines += ["", "Every alarm:", "", *alarm_list(self.passed)]
 
