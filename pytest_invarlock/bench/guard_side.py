@@ -64,7 +64,7 @@ def record_baseline(
     """
     if not set(ACTIVATIONS) & set(plan.guards):
         return UNRECORDED
-    if not windows.calibration and not given and plan.windows.pool != "tuning":
+    if not n_guard_windows(windows, plan, given=given):
         return RecordedBaseline((), None, NO_WINDOWS)
     batches = guard_batches(baseline, windows, plan)
     try:
@@ -93,7 +93,8 @@ def guard_windows(windows: WindowSet, plan: MeasurementPlan) -> tuple[Window, ..
 
 def n_guard_windows(windows: WindowSet, plan: MeasurementPlan, *, given: bool) -> int:
     """How many windows, of choices examples, there are for guards to look at."""
-    return n_counted(guard_windows(windows, plan)) if windows.calibration or given else 0
+    is_there = windows.calibration or given or plan.windows.pool == "tuning"
+    return n_counted(guard_windows(windows, plan)) if is_there else 0
 
 
 def guard_evidence(

@@ -69,6 +69,12 @@ def guard_windows_short(
 
 
 def guard_window_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
-    """The floor of guard windows in force, of choices in examples; None where none was planned."""
-    planned = facts.plan.get("windows", {}).get("guard_windows")
-    return None if planned is None else math.ceil(policy.floors.guard_window_share * planned)
+    """The floor of guard windows in force, of choices in examples.
+
+    None where none was planned, and of the tuning pool, whose counts are the most that is taken.
+    """
+    windows = facts.plan.get("windows", {})
+    planned = windows.get("guard_windows")
+    if planned is None or windows.get("pool") == "tuning":
+        return None
+    return math.ceil(policy.floors.guard_window_share * planned)

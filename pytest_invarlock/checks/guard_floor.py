@@ -41,7 +41,7 @@ def below_guard_floor(
             text=f"{sentence(broken)}; all else is not judged: {short}",
             violations=tuple(found.document() for found in broken),
         )
-    gates = policy.modes[result.guard] == "gate"
+    gates = policy.modes[result.guard] != "monitor"
     return replace(
         check,
         outcome=Outcome.INCONCLUSIVE if gates else Outcome.WARN,

@@ -88,6 +88,13 @@ def test_a_guard_that_only_monitors_warns(damaged: Facts) -> None:
         assert "INCONCLUSIVE" not in check.text
 
 
+def test_a_guard_that_remediates_gates(damaged: Facts) -> None:
+    value = {"profile": "dev", "guards": {"variance": {"mode": "remediate"}}}
+    expected = {(damaged.model, damaged.scenario): Expectation("clean", Strictness.MUST_PASS)}
+    check = decide(damaged, build_policy(value, Settings(), expected)).check("variance")
+    assert (check.outcome, check.reason) == (Outcome.INCONCLUSIVE, "below_floor")
+
+
 def test_at_the_floor_the_statistics_decide(bench: Bench) -> None:
     facts = measured(bench, "zero_layer", 2)
     assert {check.outcome for check in judged(facts).values()} == {Outcome.FAIL}
