@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from invarlock_guards.answers import GuardAnswerError, read_result
 
+from pytest_invarlock.checks.guard_overhead import after_alteration
 from pytest_invarlock.decision import CheckDecision, Outcome
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def attested_check(name: str, facts: Facts, mode: Mode) -> CheckDecision:
         return _error(
             name, "contradictory", "the record contradicts itself: another guard was planned"
         )
+    altered = after_alteration(name, facts) if entry["problem"] is None else None
+    if altered is not None:
+        return _error(name, "contradictory", f"the record contradicts itself: {altered}")
     if entry["problem"] is not None:
         return _error(name, entry["problem"]["code"].lower(), entry["problem"]["text"])
     try:

@@ -15,10 +15,12 @@ from pytest_invarlock.policy.guard_limits import guard_policy
 POLICY_FORMAT = "invarlock-policy-v1"
 LEAST_LEVEL = 1e-6
 """No sample of a size that anyone measures says anything at a smaller level."""
-# Checks of ours whose mode stands in their own limits, or that have none; all others are guards.
+# Checks of ours whose mode stands in their own limits, or that have none; of all others, guards
+# and `guard_overhead`, it stands in `modes`.
 METRIC_CHECKS = ("primary_metric", "drift", "tail")
 KNOWN_GUARDS = ("invariants", "spectral", "rmt", "variance")
-KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS)
+GUARD_OVERHEAD = "guard_overhead"
+KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS, GUARD_OVERHEAD)
 Mode = Literal["gate", "monitor"]
 Direction = Literal["non_inferiority", "equivalence"]
 
