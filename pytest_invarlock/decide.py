@@ -23,7 +23,7 @@ from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.checks.guard_overhead import CHECK as OVERHEAD
-from pytest_invarlock.checks.guard_overhead import after_alteration, guard_overhead
+from pytest_invarlock.checks.guard_overhead import guard_overhead
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome

@@ -257,7 +257,8 @@ class MeasurementPlan:
     ``batch_tokens`` bounds
     the tokens of one forward pass; ``draw`` (k from 0) selects the windows together with the data
     seed; ``guards`` lists the guards whose evidence is taken, with ``guard_overhead`` what their
-    turns left of the models; ``foreign_guards`` those of other packages that are asked; ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
+    turns left of the models; ``foreign_guards`` those of other packages that are asked;
+    ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
     ``strict_pairing`` ends the measurement where the subject's own tokenizer gives other windows;
     ``sequential`` None measures every planned window; ``notes`` say what was assumed, for the
     certificate, and change nothing that is measured.

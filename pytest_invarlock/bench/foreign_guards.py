@@ -40,7 +40,10 @@ ALTERED = "GUARD_ALTERED_MODEL"
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PreparedGuard:
-    """A guard that has seen the baseline, or why there is none; ``turn`` is what that left of it."""
+    """A guard that has seen the baseline, or why there is none.
+
+    ``turn`` is what the baseline was before and after, as the record holds it.
+    """
 
     name: str
     identity: Mapping[str, Any]
@@ -191,9 +194,7 @@ def attested_answers(
     return answers
 
 
-def _watch_of_both(
-    bench: Bench, draw: int, subject: Subject, watch: ModelWatch | None
-) -> _Watch:
+def _watch_of_both(bench: Bench, draw: int, subject: Subject, watch: ModelWatch | None) -> _Watch:
     """A watch of the subject, and of the baseline where that is another model."""
     if watch is None:
         # The digests of a damaged checkpoint are its files', not of what they load as.

@@ -119,7 +119,8 @@ class ModelWatch:
 
         ``process`` is what they changed beside it, put back since.
         """
-        before, after, what = self._state, self._read(), UNREADABLE
+        before, after = self._state, self._read()
+        what: str | None = UNREADABLE
         if after is not None:
             what, self._state = before.difference(after), after
         self.steps.append(

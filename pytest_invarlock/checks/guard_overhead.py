@@ -125,14 +125,14 @@ def _of_subject(evidence: Mapping[str, Any]) -> list[Step]:
 def _numbers(evidence: Mapping[str, Any], steps: Sequence[tuple[str, Step]]) -> Numbers:
     """The window's loss before and after all guards, and the seeds' ratio of the two."""
     subject = _of_subject(evidence)
-    before = subject[0]["before"]["loss_nats"] if subject else None
+    before: float | None = subject[0]["before"]["loss_nats"] if subject else None
     last = subject[-1]["after"] if subject else None
-    after = None if last is None else last["loss_nats"]
-    known = before is not None and after is not None
+    after: float | None = None if last is None else last["loss_nats"]
+    ratio = None if before is None or after is None else exp(after - before)
     return {
         "loss_before_nats": before,
         "loss_after_nats": after,
-        "guarded_ratio": exp(after - before) if known else None,
+        "guarded_ratio": ratio,
         "n_turns": len(steps),
     }
 

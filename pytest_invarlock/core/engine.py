@@ -197,9 +197,7 @@ def _subject(bench: Bench, scenario: Scenario) -> AbstractContextManager[Subject
     return bench.checkpoint(scenario.subject)
 
 
-def _facts(
-    bench: Bench, scenario: Scenario, draw: int, subject: Subject, before: _Before
-) -> Facts:
+def _facts(bench: Bench, scenario: Scenario, draw: int, subject: Subject, before: _Before) -> Facts:
     """Facts about ``subject``: the metric first, then guards, others' code last."""
     evidence = before.evidence
     windows = bench.windows(draw)

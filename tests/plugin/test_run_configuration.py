@@ -54,7 +54,16 @@ output:
 # All that may differ: which model, and whose data.
 MINIMAL = VERBATIM.replace("<set-your-model-id>", "builtin:gpt2").replace("wikitext2", "pydoc")
 VERBATIM_SHA256 = "14f4b05eb803a03cddab45629b7c2da1e2f879d903e393a8560995a57ca6f6f9"
-CHECKS = ("invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail")
+CHECKS = (
+    "invariants",
+    "spectral",
+    "rmt",
+    "variance",
+    "primary_metric",
+    "drift",
+    "tail",
+    "guard_overhead",
+)
 
 
 @pytest.fixture(params=["config.yaml"])

@@ -124,7 +124,7 @@ def test_a_scenario_may_be_for_another_packages_guard_to_detect(tmp_path: Path) 
 
 def test_without_an_order_the_checks_are_the_tiers(tmp_path: Path) -> None:
     suite = load(tmp_path, "guards: {rmt: {mode: monitor}}")
-    assert suite.policy.checks == (*KNOWN_GUARDS, *METRICS)
+    assert suite.policy.checks == (*KNOWN_GUARDS, *METRICS, "guard_overhead")
     assert suite.plan.foreign_guards == ()
 
 

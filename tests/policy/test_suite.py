@@ -270,6 +270,7 @@ def test_compared_subjects_are_named_by_their_last_component(tmp_path: Path) -> 
     assert [scenario.subject for scenario in suite.scenarios] == subjects
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == (
         "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+        "guard_overhead",
     )  # fmt: skip
 
 
