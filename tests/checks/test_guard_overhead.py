@@ -65,7 +65,7 @@ WROTE = evidence(validate=[turn("subject", "invariants"), turn("subject", "mine"
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"tensors": BASE}, "its tensors"),
+        ({"tensors": digest("c")}, "its tensors"),
         ({"function": digest("b")}, "its hooks, modes, methods, numbers or buffers"),
         ({"configuration": digest("b")}, "its configuration"),
         ({"outputs": digest("b"), "loss_nats": 2.6}, "what it computes"),

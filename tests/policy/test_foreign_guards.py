@@ -88,6 +88,7 @@ def test_order_modes_and_parameters(tmp_path: Path, base: str) -> None:
     )
     assert suite.policy.checks == (
         "invariants", "mine", "spectral", "other", "rmt", "variance", *METRICS,
+        "guard_overhead",
     )  # fmt: skip
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == suite.policy.checks
     assert suite.plan.foreign_guards == (
