@@ -127,14 +127,14 @@ def after(name: str, how: Callable[[Any], None], at: int, patch: pytest.MonkeyPa
     patch.setattr(guard_side, name, altering)
 
 
-@pytest.mark.parametrize("scenario", [NOOP, ITSELF], ids=lambda scenario: scenario.name)
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "told", "scenario"),
     [
-        (write, "its tensors, what it computes"),
-        (hook, "its hooks, modes, methods, numbers or buffers, what it computes"),
-        (train, "its hooks, modes, methods, numbers or buffers"),
-        (activation, "what it computes"),
+        (write, "its tensors, what it computes", NOOP),
+        (write, "its tensors, what it computes", ITSELF),
+        (hook, "its hooks, modes, methods, numbers or buffers, what it computes", NOOP),
+        (train, "its hooks, modes, methods, numbers or buffers", ITSELF),
+        (activation, "what it computes", NOOP),
     ],
 )
 def test_a_built_in_guard_that_alters_the_subject_fails_and_nothing_after_it_is_kept(
@@ -156,19 +156,16 @@ def test_a_built_in_guard_that_alters_the_subject_fails_and_nothing_after_it_is_
     # Nobody is asked about it any more.
     assert facts.attested["mine"]["problem"]["code"] == "NOT_EVALUATED"
     assert not decision.outcome.acceptable
-    monkeypatch.undo()
     assert tensor_digests(bench.unedited().model) == before
     assert bench.counters.baseline_loads == loads + 1
-    assert taken(bench, scenario)[1].check(CHECK).outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize("how", [write, hook])
 def test_one_that_alters_the_baseline_fails_and_the_subject_is_measured_against_a_clean_one(
-    how: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest, _ = taken(bench, NOOP)
     bench._recorded.clear()
-    after("record_branches", how, 0, monkeypatch)
+    after("record_branches", write, 0, monkeypatch)
     record, decision = taken(bench, NOOP)
     check = decision.check(CHECK)
     assert check.outcome is Outcome.FAIL
@@ -179,8 +176,9 @@ def test_one_that_alters_the_baseline_fails_and_the_subject_is_measured_against_
         assert (losses.subject_nll == honest.facts.arms[arm].subject_nll).all()
 
 
-@pytest.mark.parametrize("scenario", [NOOP, ITSELF], ids=lambda scenario: scenario.name)
-@pytest.mark.parametrize("when", ["prepare", "validate"])
+@pytest.mark.parametrize(
+    ("when", "scenario"), [("prepare", NOOP), ("validate", NOOP), ("validate", ITSELF)]
+)
 def test_another_packages_guard_that_writes_fails_by_name(
     when: str, scenario: Scenario, bench: Bench
 ) -> None:
@@ -234,7 +232,8 @@ def test_the_check_follows_from_the_record_again(bench: Bench) -> None:
 
 
 def test_of_a_subject_that_does_not_load_only_the_baseline_is_watched(bench: Bench) -> None:
-    record, decision = taken(bench, Scenario("shape", edit=EditSpec("shape_mismatch")), Mine())
+    broken = Scenario("shape", edit=EditSpec("shape_mismatch", {"update_config": False}))
+    record, decision = taken(bench, broken, Mine())
     assert set(record.facts.guards[CHECK]["validate"]) == {"not_evaluated"}
     assert decision.check("invariants").outcome is Outcome.FAIL
     check = decision.check(CHECK)
