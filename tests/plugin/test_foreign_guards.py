@@ -182,7 +182,7 @@ def test_the_example_packages_in_a_whole_run(
     assert "nan_check   guard  nan-check-guard 0.1.0  ready" in capsys.readouterr().out
     (repository.path / "config.yaml").write_text(CONFIGURATION)
     result = repository.run("config.yaml", "-v")
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=11)
     names = [
         line.split(" ")[0].rpartition("::")[2] for line in result.outlines if " PASSED" in line
     ]

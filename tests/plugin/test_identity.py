@@ -35,7 +35,7 @@ def test_two_suites_of_one_name_are_judged_each_on_its_own(repository):
     )
     (repository.path / "b.invarlock.yaml").write_text(damaged)
     result = repository.run("a.invarlock.yaml", "b.invarlock.yaml")
-    result.assert_outcomes(passed=11, failed=5)
+    result.assert_outcomes(passed=13, failed=5)
     verdicts = {
         json.loads((run / "final_verdict.json").read_text())["verdict"] for run in repository.runs
     }
@@ -49,7 +49,7 @@ def test_names_that_sort_differently_with_and_without_a_slash_make_a_valid_pack(
     path.write_text(
         path.read_text() + "  - {id: noop-2, strictness: must_pass, edit: {name: noop}}\n"
     )
-    repository.run(suite).assert_outcomes(passed=15)
+    repository.run(suite).assert_outcomes(passed=17)
     assert (repository.latest / "evidence_pack" / "manifest.json").is_file()
 
 
@@ -125,7 +125,7 @@ def test_models_that_differ_in_configuration_alone_do_not_share_losses(repositor
     path = repository.path / suite
     path.write_text(path.read_text().replace('["builtin:llama"]', '["builtin:llama", "./model"]'))
     result = repository.run(suite)
-    result.assert_outcomes(passed=15)
+    result.assert_outcomes(passed=17)
     assert repository.events().count("baseline_pass") == 2
 
 
@@ -159,7 +159,7 @@ def test_junit_of_failing_items_holds_no_absolute_path(repository, model):
 
 def test_x_on_the_last_item_leaves_a_partial_run(repository):
     result = repository.run(repository.suite("noop", "missed"), "-x")
-    result.assert_outcomes(passed=7, failed=1)
+    result.assert_outcomes(passed=8, failed=1)
     assert repository.verdict()["status"] == "partial"
     assert not (repository.latest / "evidence_pack").exists()
 

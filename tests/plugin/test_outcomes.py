@@ -12,7 +12,7 @@ def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository)
     suite = repository.suite("noop", "pruned")
     result = repository.run(suite, "--junitxml=junit.xml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=10, failed=5)
+    result.assert_outcomes(passed=12, failed=5)
     result.stdout.fnmatch_lines(
         ["FAIL: ratio *, bound *, limit 1.1: *", "*requirement clean_all_pass: 1 of 2*"]
     )
@@ -29,7 +29,7 @@ def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository)
     )
     assert cases["small.invarlock.yaml.verdict"].find("failure") is not None
     assert cases["small.invarlock.yaml.builtin:llama.noop.primary_metric"].find("failure") is None
-    assert len(cases) == 15
+    assert len(cases) == 17
 
 
 def test_a_check_that_only_monitors_warns_in_every_place_and_passes(repository):
@@ -42,6 +42,7 @@ def test_a_check_that_only_monitors_warns_in_every_place_and_passes(repository):
     assert outcomes == {
         "invariants": "PASS", "spectral": "FAIL", "rmt": "FAIL", "variance": "FAIL",
         "primary_metric": "FAIL", "drift": "PASS", "tail": "WARN",
+        "guard_overhead": "PASS",
     }  # fmt: skip
     case = next(
         case
@@ -58,7 +59,7 @@ def test_a_clean_run_passes_everywhere(repository):
         repository.suite("noop", "rtn", "explosion"), "--junitxml=junit.xml", "-v"
     )
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=16)
+    result.assert_outcomes(passed=18)
     assert repository.verdict()["verdict"] == "PASS"
     result.stdout.fnmatch_lines(["*::builtin:llama::explosion::detected PASSED*"])
     suite = ElementTree.parse(repository.path / "junit.xml").getroot().find("testsuite")
@@ -126,7 +127,7 @@ def test_on_inconclusive_xfail_softens_items_and_verdict_but_not_the_file(reposi
     suite = repository.suite("rtn", head=head)
     result = repository.run(suite, "--invarlock-on-inconclusive=xfail")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=6, xfailed=2)
+    result.assert_outcomes(passed=7, xfailed=2)
     assert repository.verdict()["verdict"] == "INCONCLUSIVE"
 
 
@@ -140,7 +141,7 @@ def test_the_verdict_testcase_never_lingers_in_the_last_failed_cache(repository)
 
 def test_repeats_judge_every_draw(repository):
     result = repository.run(repository.suite("rtn"), "--invarlock-repeats=2")
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
     verdict = repository.verdict()
     assert [entry["draw"] for entry in verdict["decisions"]] == [0, 1]
     assert verdict["decisions"][0]["facts_digest"] != verdict["decisions"][1]["facts_digest"]

@@ -77,7 +77,7 @@ def test_beyond_its_timeout_a_scenario_is_an_error_and_the_next_one_is_not(repos
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*scenario slow took * its timeout is 1e-06 s*"])
     # Undone all the same: an identical subject passes after it.
-    result.assert_outcomes(passed=7, failed=8)
+    result.assert_outcomes(passed=8, failed=9)
     (record,) = (repository.latest / "records").glob("*/slow/*.record.json")
     assert json.loads(record.read_text())["facts"]["error"] == "TIMEOUT"
     verdict = repository.verdict()

@@ -6,6 +6,10 @@ import json
 
 import pytest
 
+CHECKS = [
+    "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+    "guard_overhead",
+]  # fmt: skip
 DEMO = "invarlock/demo"
 
 
@@ -21,15 +25,15 @@ def partial(repository) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "selected"),
     [
-        (("-k", "noop"), 4),
-        (("--deselect", "small.invarlock.yaml::builtin:llama::rtn"), 4),
+        (("-k", "noop"), 8),
+        (("--deselect", "small.invarlock.yaml::builtin:llama::rtn"), 8),
         (("-k", "invariants"), 2),
     ],
 )
 def test_a_selected_part_runs_without_verdict_or_pack(repository, arguments, selected):
     result = repository.run(repository.suite("noop", "rtn"), *arguments)
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=selected, deselected=8 - selected)
+    result.assert_outcomes(passed=selected, deselected=16 - selected)
     assert partial(repository)
     result.stdout.fnmatch_lines(["some items were not run: no verdict, no evidence pack"])
 
@@ -53,9 +57,9 @@ def test_last_failed_reruns_just_the_failure_beside_python_tests(repository):
     suite = repository.suite("noop", "pruned")
     repository.pytester.makepyfile(test_other="def test_bad():\n    assert False\n")
     arguments = (suite, "test_other.py")
-    repository.run(*arguments).assert_outcomes(passed=7, failed=3)
+    repository.run(*arguments).assert_outcomes(passed=12, failed=6)
     again = repository.run(*arguments, "--lf")
-    again.assert_outcomes(failed=2, deselected=7)
+    again.assert_outcomes(failed=5, deselected=12)
     assert partial(repository)
 
 
@@ -69,21 +73,20 @@ def test_failed_first_and_new_first_keep_a_scenario_together(repository):
             for line in result.outlines
             if line.startswith(f"{suite}::builtin") and (" PASSED" in line or " FAILED" in line)
         ]
-        assert len(order) == 8
+        assert len(order) == 16
         pruned = [name for name in order if "::pruned::" in name]
-        checks = ["invariants", "primary_metric", "drift", "tail"]
-        assert [name.rpartition("::")[2] for name in pruned] == checks
+        assert [name.rpartition("::")[2] for name in pruned] == CHECKS
         first = order.index(pruned[0])
-        assert order[first : first + 4] == pruned
+        assert order[first : first + 8] == pruned
         if flag == "--ff":
             assert first == 0
 
 
 def test_stepwise_continues_at_the_failure(repository):
     suite = repository.suite("noop", "pruned")
-    repository.run(suite, "--sw").assert_outcomes(passed=5, failed=1)
+    repository.run(suite, "--sw").assert_outcomes(passed=9, failed=1)
     result = repository.run(suite, "--sw")
-    result.assert_outcomes(failed=1, deselected=5)
+    result.assert_outcomes(failed=1, deselected=9)
 
 
 def test_a_node_id_alone_is_a_command(repository):
@@ -96,8 +99,7 @@ def test_a_node_id_alone_is_a_command(repository):
 def test_a_built_in_node_id_alone_activates_its_suite(repository):
     result = repository.run(f"{DEMO}::builtin:llama::noop", "--co", "-q")
     assert [line for line in result.outlines if "::" in line] == [
-        f"{DEMO}::builtin:llama::noop::{check}"
-        for check in ("invariants", "primary_metric", "drift", "tail")
+        f"{DEMO}::builtin:llama::noop::{check}" for check in CHECKS
     ]
 
 
@@ -136,7 +138,7 @@ def test_a_named_suite_collects_only_its_own_items(repository):
 def test_a_scenario_option_makes_a_smaller_whole_run(repository):
     suite = repository.suite("noop", "pruned")
     result = repository.run(suite, "--invarlock-scenario=noop")
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
     assert repository.verdict()["verdict"] == "PASS"
     assert (repository.latest / "evidence_pack").is_dir()
 
@@ -145,7 +147,7 @@ def test_items_carry_the_marker(repository):
     suite = repository.suite("noop")
     repository.pytester.makepyfile(test_other="def test_other():\n    pass\n")
     result = repository.run("-m", "invarlock", "--strict-markers", suite, "test_other.py")
-    result.assert_outcomes(passed=8, deselected=1)
+    result.assert_outcomes(passed=9, deselected=1)
 
 
 def test_the_certificate_of_a_partial_run_is_written(repository):
