@@ -67,7 +67,7 @@ def test_a_lent_baseline_so_changed_is_told_from_the_one_that_was_loaded(
 ) -> None:
     model = tiny_model("llama")
     bench = Bench(
-        Pair("tiny", "tiny"), MeasurementPlan(DataSource("given"), WindowSelection(64, 64))
+        Pair("tiny", "tiny"), MeasurementPlan(DataSource("given"), WindowSelection(64, 64, 2, 2))
     )
     bench.adopt(LoadedModel(model, None, None, 64, None))
     assert bench.unchanged()
