@@ -23,6 +23,8 @@ from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.checks.guard_floor import ACTIVATIONS, below_guard_floor
+from pytest_invarlock.checks.guard_overhead import CHECK as OVERHEAD
+from pytest_invarlock.checks.guard_overhead import guard_overhead
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.stated_rescaling import with_remediation
 from pytest_invarlock.checks.tail import tail_check
@@ -50,6 +52,8 @@ _JUDGES: Mapping[str, Callable[..., GuardResult]] = {
     "variance": judge_variance,
 }
 _SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
+_NO_SIGN = ("drift", OVERHEAD)
+"""Checks on the sampling and on the guards: that they fire says nothing of the subject."""
 
 
 def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification") -> Decision:
@@ -90,7 +94,8 @@ def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification"
 
 def _judged(checks: tuple[CheckDecision, ...]) -> tuple[CheckDecision, ...]:
     """``checks``, or errors of them all where none of them judged anything."""
-    if any(check.reason not in _SAYS_NOTHING for check in checks):
+    # What guards did to the models says nothing of the subject.
+    if any(c.reason not in _SAYS_NOTHING for c in checks if c.check != OVERHEAD):
         return checks
     return tuple(
         replace(
@@ -124,6 +129,8 @@ def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         if broken is not None and broken.outcome is Outcome.ERROR:
             return broken
         return _CHECKS[name](facts, policy)
+    if name == OVERHEAD:
+        return guard_overhead(facts, policy)
     if name not in KNOWN_GUARDS:
         return attested_check(
             name,
@@ -226,11 +233,14 @@ def _aborting(checks: tuple[CheckDecision, ...]) -> CheckDecision | None:
 def _detection(
     expected: Expectation, checks: tuple[CheckDecision, ...], fired: tuple[str, ...]
 ) -> tuple[Outcome, bool, str]:
-    # Drift is a check on the sampling: that it fires says nothing of the subject.
     any_of = expected.detectors_any or (
-        () if expected.detectors_all else tuple(c.check for c in checks if c.check != "drift")
+        () if expected.detectors_all else tuple(c.check for c in checks if c.check not in _NO_SIGN)
     )
     named = [*expected.detectors_all, *any_of]
+    altered = next((c for c in checks if c.check == OVERHEAD and c.check in fired), None)
+    if altered is not None and OVERHEAD not in named:
+        # Whatever else fired may be the guard's own doing.
+        return Outcome.ERROR, False, f"ERROR: {altered.text}"
     hit = (
         bool(named)
         and all(name in fired for name in expected.detectors_all)

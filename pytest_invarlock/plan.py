@@ -284,8 +284,9 @@ class MeasurementPlan:
     ``adapter`` and ``metric`` may say ``auto``: the checkpoint's ``config.json`` decides;
     ``batch_tokens`` bounds
     the tokens of one forward pass; ``draw`` (k from 0) selects the windows together with the data
-    seed; ``guards`` lists the guards whose evidence is taken, ``foreign_guards`` those of other
-    packages that are asked; ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
+    seed; ``guards`` lists the guards whose evidence is taken, with ``guard_overhead`` what their
+    turns left of the models; ``foreign_guards`` those of other packages that are asked;
+    ``mask_probability`` is the share of tokens that ``ppl_mlm`` predicts;
     ``strict_pairing`` ends the measurement where the subject's own tokenizer gives other windows;
     ``sequential`` None measures every planned window; ``outlier_factor`` is the multiple of an edge
     of activations beyond which singular values are counted as outliers; ``rescaling`` None looks
@@ -295,7 +296,7 @@ class MeasurementPlan:
 
     source: DataSource
     windows: WindowSelection
-    guards: tuple[str, ...] = ("invariants", "spectral", "rmt", "variance")
+    guards: tuple[str, ...] = ("invariants", "spectral", "rmt", "variance", "guard_overhead")
     foreign_guards: tuple[ForeignGuard, ...] = ()
     metric: Metric | Literal["auto"] = "auto"
     adapter: str = "auto"

@@ -15,3 +15,4 @@ class Counters:
     subject_loads: int = 0
     subject_passes: int = 0
     subject_windows: int = 0
+    watch_passes: int = 0

@@ -16,11 +16,16 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def function_state(model: torch.nn.Module) -> str:
-    """A digest of modes, hooks, replaced methods and buffers that no checkpoint holds.
+    """A digest of modes, hooks, replaced methods, numbers and buffers that no checkpoint holds.
 
     Equal before and after means that nobody switched a part to training, hung a hook on it, put
-    another ``forward`` in its place, or wrote to a buffer outside its state (rotary frequencies).
+    another ``forward`` in its place, wrote to a buffer outside its state (rotary frequencies), or
+    to a number beside its tensors; nor chose another attention, nor froze or freed a parameter.
     """
+    return digest({part: read(model) for part, read in FUNCTION_PARTS.items()})
+
+
+def _function(model: torch.nn.Module) -> str:
     kept = set(model.state_dict(keep_vars=True))
     return digest(
         {
@@ -37,6 +42,29 @@ def function_state(model: torch.nn.Module) -> str:
         }
     )
 
+
+def _attention(model: torch.nn.Module) -> dict[str, Any]:
+    configs = ((name, getattr(module, "config", None)) for name, module in model.named_modules())
+    return {name: getattr(config, "_attn_implementation", None) for name, config in configs}
+
+
+def _numbers(model: torch.nn.Module) -> dict[str, str]:
+    """Numbers beside the tensors that decide what is computed, such as scales and epsilons."""
+    return {
+        f"{name}.{key}": repr(value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, float)
+    }
+
+
+FUNCTION_PARTS: Mapping[str, Callable[[torch.nn.Module], Any]] = {
+    "a hook, a mode, a method or a buffer": _function,
+    "its attention implementation": _attention,
+    "a number of a module": _numbers,
+    "requires_grad": lambda model: {n: p.requires_grad for n, p in model.named_parameters()},
+}
+"""What is read of a model for `function_state`, by what it says."""
 
 _FUNCTIONS = (FunctionType, staticmethod, classmethod, property)
 _AUTOCAST = ("cpu", "cuda")

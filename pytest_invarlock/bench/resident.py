@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from invarlock_guards.measure.invariants import ModelStructure, read_structure
+from invarlock_guards.measure.invariants import ModelStructure, read_config, read_structure
 
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence, measured_under
@@ -159,8 +159,8 @@ class Bench:
     def recorded_baseline(self, draw: int) -> RecordedBaseline:
         """The baseline's branches on the guards' windows, taken once before edits and kept."""
         if draw not in self._recorded:
-            model, windows, given = self.unedited(), self.windows(draw), self.draws.is_given(draw)
-            self._recorded = {draw: record_baseline(model, windows, self.plan, given=given)}
+            taken = self.unedited(), self.windows(draw), self.plan, self.counters
+            self._recorded = {draw: record_baseline(*taken, given=self.draws.is_given(draw))}
         return self._recorded[draw]
 
     def _baseline_pass(self, draw: int) -> BaselineEvidence:
@@ -299,8 +299,9 @@ class Bench:
                 if self._journal is journal and self._is_as_loaded():
                     self._journal = None
                 raise
-            journal.undo()
-            # A resident that was loaded since may carry another edit.
+            # One that was dropped since is put back as far as it goes, and used no more.
+            with suppress(*(() if self._journal is journal else (EditError, RuntimeError))):
+                journal.undo()
             self._journal = None if self._journal is journal else self._journal
         except BaseException:
             if self._journal is journal:
@@ -359,7 +360,7 @@ class Bench:
         return (
             function_state(model) == self._state
             and tensor_digests(model) == self._digests
-            and read_structure(model, None).config == self.structure.config
+            and read_config(model) == self.structure.config
         )
 
     def lend(self) -> LoadedModel:
@@ -373,8 +374,7 @@ class Bench:
         Raises:
             EditError: it was changed; then it is dropped, and reloaded by whoever asks next.
         """
-        carries_edit = self._loaded is not None and self._journal is not None
-        if carries_edit or (self._loaded is not None and self._lent and not self.unchanged()):
+        if self._loaded is not None and (self._journal or (self._lent and not self.unchanged())):
             self.drop()
             raise EditError(
                 f"{self.pair.name}: the resident baseline was changed before it was measured",

@@ -25,6 +25,7 @@ _FLAGS = {
     "drift": "drift_acceptable",
     "tail": "tail_acceptable",
     "invariants": "invariants_pass",
+    "guard_overhead": "guard_overhead_acceptable",
 }
 _PAIRING = ("match_fraction", "overlap_fraction", "duplicate_fraction")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from invarlock_guards.answers import UNDOING, GuardAnswerError, read_result
 
+from pytest_invarlock.checks.guard_overhead import after_alteration
 from pytest_invarlock.decision import CheckDecision, Outcome
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def attested_check(
         return _error(
             name, "contradictory", "the record contradicts itself: another guard was planned"
         )
+    altered = after_alteration(name, facts) if entry["problem"] is None else None
+    if altered is not None:
+        return _error(name, "contradictory", f"the record contradicts itself: {altered}")
     if entry["problem"] is not None:
         if entry["problem"].get("step") == "prepare" and mode == "monitor" and not strict_prepare:
             told = _line(f"not evaluated: {entry['problem']['text']}")

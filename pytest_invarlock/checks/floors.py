@@ -74,7 +74,7 @@ def guard_window_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
     None where none was planned, and of the tuning pool, whose counts are the most that is taken.
     """
     windows = facts.plan.get("windows", {})
-    planned = windows.get("guard_windows")
+    planned: int | None = windows.get("guard_windows")
     if planned is None or windows.get("pool") == "tuning":
         return None
     return math.ceil(policy.floors.guard_window_share * planned)

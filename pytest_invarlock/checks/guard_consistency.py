@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.checks.consistency import SAME_NUMBERS, applied_edit, identities
+from pytest_invarlock.checks.guard_overhead import after_alteration
 from pytest_invarlock.checks.stated_rescaling import rescaling_contradiction
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def guard_contradiction(name: str, facts: Facts) -> str | None:
     evidence = facts.guards.get(name)
     if evidence is None or not _measured(evidence):
         return None
+    altered = after_alteration(name, facts)
+    if altered is not None:
+        return altered
     if name == "spectral":
         return _changes(evidence, facts)
     if name in ("rmt", "variance"):

@@ -15,11 +15,18 @@ import torch
 
 from pytest_invarlock.bench.draws import metric_of
 from pytest_invarlock.bench.foreign_guards import PreparedGuard, attested_answers, prepare_guards
-from pytest_invarlock.bench.guard_side import UNRECORDED, guard_evidence, n_guard_windows
+from pytest_invarlock.bench.guard_side import (
+    UNRECORDED,
+    guard_evidence,
+    n_guard_windows,
+    overhead_evidence,
+)
+from pytest_invarlock.bench.model_watch import is_demanded, subject_watch
 from pytest_invarlock.bench.rescaling import rescaling_trial
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import combined_digest
 from pytest_invarlock.bench.unloadable import unloadable_subject
+from pytest_invarlock.checks.guard_overhead import CHECK as OVERHEAD
 from pytest_invarlock.core.determinism import (
     determinism_in_force,
     device_identity,
@@ -40,6 +47,8 @@ if TYPE_CHECKING:
     from invarlock_guards.measure.invariants import ModelStructure
 
     from pytest_invarlock.bench.baseline_cache import BaselineEvidence
+    from pytest_invarlock.bench.guard_side import RecordedBaseline
+    from pytest_invarlock.bench.rescaling import RescalingTrial
     from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.bench.subject_pass import PairedArm
     from pytest_invarlock.data import WindowSet
@@ -110,6 +119,18 @@ class _Taken:
     determinism: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class _Before:
+    """What was taken of the baseline; no ``evidence`` where nothing of a subject can be measured.
+
+    Kept here, for a guard may make the bench drop its resident.
+    """
+
+    evidence: BaselineEvidence | None
+    recorded: RecordedBaseline
+    foreign: tuple[PreparedGuard, ...]
+
+
 def _first_try(bench: Bench, scenario: Scenario, draw: int) -> _Taken | None:
     """A measurement; None where memory ran out."""
     try:
@@ -127,14 +148,19 @@ def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
             foreign = prepare_guards(bench, draw)
             ready = time.perf_counter()
             determinism = determinism_in_force(bench.plan.for_draw(draw))
-            return _Taken(_facts(bench, scenario, draw, broken, None, foreign), ready, determinism)
-        evidence = bench.baseline_evidence(draw)
-        bench.recorded_baseline(draw)
+            before = _Before(None, UNRECORDED, foreign)
+            return _Taken(_facts(bench, scenario, draw, broken, before), ready, determinism)
+        bench.baseline_evidence(draw)
+        recorded = bench.recorded_baseline(draw)
+        if recorded.altered_by is not None:
+            bench.drop()
         foreign = prepare_guards(bench, draw)
+        # A baseline that a guard had changed is another by now, and is measured again.
+        before = _Before(bench.baseline_evidence(draw), recorded, foreign)
         ready = time.perf_counter()
         determinism = determinism_in_force(bench.plan.for_draw(draw))
         with _subject(bench, scenario) as subject:
-            facts = _facts(bench, scenario, draw, subject, evidence, foreign)
+            facts = _facts(bench, scenario, draw, subject, before)
             return _Taken(facts, ready, determinism)
 
 
@@ -178,49 +204,40 @@ def _subject(bench: Bench, scenario: Scenario) -> AbstractContextManager[Subject
     return bench.checkpoint(scenario.subject)
 
 
-def _facts(
-    bench: Bench,
-    scenario: Scenario,
-    draw: int,
-    subject: Subject,
-    evidence: BaselineEvidence | None,
-    foreign: tuple[PreparedGuard, ...],
-) -> Facts:
-    """Facts about ``subject``; ``evidence`` is None where nothing of it can be measured."""
+def _facts(bench: Bench, scenario: Scenario, draw: int, subject: Subject, before: _Before) -> Facts:
+    """Facts about ``subject``: the metric first, then guards, others' code last."""
+    evidence = before.evidence
     windows = bench.windows(draw)
     match, notes = match_fraction(bench, subject.loaded, draw)
     # Losses of another tokenizer's tokens are about other events: none are taken.
     comparable = match == 1.0 and subject.load_failure is None and evidence is not None
     measured = bench.measure_subject(subject, draw) if comparable else {}
-    guards = guard_evidence(
-        bench.baseline,
-        bench.structure,
-        UNRECORDED if evidence is None else bench.recorded_baseline(draw),
-        subject,
-        bench.plan.guards,
-        reads_alike=match == 1.0,
-        trial=rescaling_trial(bench, draw, measured),
-    )
     arms = {arm: paired.losses(windows.arms[arm]) for arm, paired in measured.items()}
     baseline = _identity(bench.baseline, bench.digests, bench.structure)
     data_digest = bench.draws.data_digest(draw, bench.baseline)
+    plan = _plan_document(
+        _measured_plan(bench, draw, windows),
+        bench.draws.source_identity(draw),
+        data_digest,
+        scenario,
+        baseline,
+        subject.loaded.checkpoint_digest,
+        before.foreign,
+    )
+    identity = _identity(subject.loaded, subject.digests, subject.structure)
+    # From here on guards have both models, and whoever changes one makes the bench drop it.
+    trial = rescaling_trial(bench, draw, measured)
+    guards, attested = _looked_at(
+        bench, scenario, draw, subject, before, trial, reads_alike=match == 1.0
+    )
     return Facts(
         model=bench.pair.name,
         scenario=scenario.name,
         draw=draw,
         kind=kind_of(scenario),
-        plan=_plan_document(
-            _measured_plan(bench, draw, windows),
-            bench.draws.source_identity(draw),
-            data_digest,
-            scenario,
-            baseline,
-            subject.loaded.checkpoint_digest,
-            foreign,
-        ),
+        plan=plan,
         baseline=baseline,
-        subject=_identity(subject.loaded, subject.digests, subject.structure)
-        | ({"checkpoint_digest": None} if subject.edit is not None else {}),
+        subject=identity | ({"checkpoint_digest": None} if subject.edit is not None else {}),
         edit=subject.edit,
         data={
             "digest": data_digest,
@@ -238,11 +255,45 @@ def _facts(
         },
         arms=arms,
         guards=guards,
-        # Last of all that looks at the subject: others' code has no say in our numbers.
-        attested=attested_answers(bench, scenario, draw, subject, foreign),
+        attested=attested,
         divergence=_divergence(subject, measured, evidence),
         noise_floor={} if evidence is None else evidence.noise_floor,
     )
+
+
+def _looked_at(
+    bench: Bench,
+    scenario: Scenario,
+    draw: int,
+    subject: Subject,
+    before: _Before,
+    trial: RescalingTrial | None,
+    *,
+    reads_alike: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The guards' evidence and others' answers; a watch is kept where the plan asks for it."""
+    watched = is_demanded(bench.plan)
+    watch = None
+    if watched and subject.load_failure is None:
+        watch = subject_watch(bench, draw, subject)
+    guards = guard_evidence(
+        bench.baseline,
+        bench.structure,
+        before.recorded,
+        subject,
+        bench.plan.guards,
+        reads_alike=reads_alike,
+        trial=trial,
+        watch=watch,
+    )
+    # Last of all that looks at the subject: others' code has no say in our numbers.
+    attested = attested_answers(bench, scenario, draw, subject, before.foreign, watch)
+    if watched:
+        turns = [one.turn for one in before.foreign if one.turn is not None]
+        guards[OVERHEAD] = overhead_evidence(before.recorded, turns, subject, watch)
+    if watch is not None and watch.altered_by is not None:
+        bench.drop()
+    return guards, attested
 
 
 def _divergence(

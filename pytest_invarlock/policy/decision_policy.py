@@ -18,10 +18,12 @@ LEAST_LEVEL = 1e-6
 """No sample of a size that anyone measures says anything at a smaller level."""
 GUARD_WINDOW_SHARE = 0.5
 """By convention: of less than half of what was planned, what the statistics show is not known."""
-# Checks of ours whose mode stands in their own limits, or that have none; all others are guards.
+# Checks of ours whose mode stands in their own limits, or that have none; of all others, guards
+# and `guard_overhead`, it stands in `modes`.
 METRIC_CHECKS = ("primary_metric", "drift", "tail")
 KNOWN_GUARDS = ("invariants", "spectral", "rmt", "variance")
-KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS)
+GUARD_OVERHEAD = "guard_overhead"
+KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS, GUARD_OVERHEAD)
 Mode = Literal["gate", "monitor"]
 GuardMode = Literal["gate", "monitor", "remediate"]
 """``remediate`` gates too; only guard ``variance`` has it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.errors import ConfigError, EvidenceError
 from pytest_invarlock.evidence.strict_json import canonical
 from pytest_invarlock.plan import ForeignGuard
-from pytest_invarlock.policy.decision_policy import KNOWN_GUARDS
+from pytest_invarlock.policy.decision_policy import GUARD_OVERHEAD, KNOWN_GUARDS
 from pytest_invarlock.policy.guard_limits import without_mode
 from pytest_invarlock.policy.guard_names import registered_guard
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.tiers import Tier
 
 ORDER = "order"
+OWN = (*KNOWN_GUARDS, GUARD_OVERHEAD)
+"""What stands in a ``guards`` block and is no other package's."""
 
 
 def guard_blocks(given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -34,11 +36,11 @@ def demanded_guards(tier: Tier, given: Mapping[str, Any]) -> tuple[ForeignGuard,
             has parameters that JSON cannot carry (GUARD_PARAMETERS), or a block without being
             demanded (GUARD_NOT_IN_ORDER).
     """
-    order = [name for name in given.get(ORDER, ()) if name not in KNOWN_GUARDS]
+    order = [name for name in given.get(ORDER, ()) if name not in OWN]
     places = dict.fromkeys(order, "guards.order")
     names = list(dict.fromkeys([*tier.foreign, *order]))
     for name in guard_blocks(given):
-        if name not in (*KNOWN_GUARDS, *names):
+        if name not in (*OWN, *names):
             _check_installed(name, f"guards.{name}")
             raise ConfigError(
                 f"guards.{name}: the guard is not in guards.order, so that nothing would ask it",

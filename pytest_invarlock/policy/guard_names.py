@@ -13,7 +13,7 @@ from pytest_invarlock.registered import GUARDS, registered
 if TYPE_CHECKING:
     from pytest_invarlock.registered import Registered
 
-RESERVED = (*KNOWN_CHECKS, "guard_overhead", "detected", "signal", "verdict", "order")
+RESERVED = (*KNOWN_CHECKS, "detected", "signal", "verdict", "order")
 """Names that mean something else in node ids, policies or the ``guards`` block."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 

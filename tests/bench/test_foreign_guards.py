@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_invarlock.bench import foreign_guards
+from pytest_invarlock.bench import model_watch
 from pytest_invarlock.bench.foreign_guards import attested_answers, prepare_guards
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import tensor_digests
@@ -527,7 +527,7 @@ def test_a_model_whose_bits_do_not_come_out_twice_alike_is_not_accused(
     taken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = itertools.count()
-    monkeypatch.setattr(foreign_guards, "tensor_digest", lambda _: str(next(passes)))
+    monkeypatch.setattr(model_watch, "tensor_digest", lambda _: str(next(passes)))
     assert mine(taken("Base")).outcome is Outcome.PASS
 
 

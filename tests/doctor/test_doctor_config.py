@@ -133,6 +133,7 @@ def test_a_good_file_tells_what_it_would_run(doctor: Any) -> None:
     }  # fmt: skip
     assert document["policy"]["checks"] == [
         "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+        "guard_overhead",
     ]  # fmt: skip
     assert document["environment"]["device"] == "cpu"
 

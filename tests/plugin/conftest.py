@@ -45,6 +45,7 @@ GUARDED = HEAD.replace("tier: text-only.yaml\n", "")
 TEXT_ONLY = (
     read_text("tiers", "balanced.yaml")
     .replace(" spectral, rmt, variance,", "", 1)
+    .replace(", guard_overhead]", "]", 1)
     .replace("name: balanced", "name: text-only", 1)
 )
 """Tier balanced without them, for sessions that are about something else."""

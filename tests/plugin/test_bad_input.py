@@ -171,7 +171,7 @@ def test_nan_weights_in_a_compared_subject_fail_by_name(repository, model):
 
 def test_a_subject_bitwise_equal_to_its_baseline_passes_by_name(repository, model):
     result = compare(repository, model, "--junitxml=junit.xml", "-v")
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
     report = repository.latest / "reports/builtin-llama/model/run_0/evaluation.report.json"
     checks = json.loads(report.read_text())["decision"]["checks"]
     texts = {check["check"]: check["text"] for check in checks}

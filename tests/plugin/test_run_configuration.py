@@ -54,7 +54,16 @@ output:
 # All that may differ: which model, and whose data.
 MINIMAL = VERBATIM.replace("<set-your-model-id>", "builtin:gpt2").replace("wikitext2", "pydoc")
 VERBATIM_SHA256 = "14f4b05eb803a03cddab45629b7c2da1e2f879d903e393a8560995a57ca6f6f9"
-CHECKS = ("invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail")
+CHECKS = (
+    "invariants",
+    "spectral",
+    "rmt",
+    "variance",
+    "primary_metric",
+    "drift",
+    "tail",
+    "guard_overhead",
+)
 
 
 @pytest.fixture(params=["config.yaml"])
@@ -95,7 +104,7 @@ def test_the_minimal_configuration_runs_as_it_stands(repository, named):
     assert unused in told["dataset"]["notes"]
     result.stdout.fnmatch_lines([f"*{unused}*"])
     # One item for each check that the tier demands, and the verdict.
-    assert len([line for line in result.outlines if " PASSED" in line and "::" in line]) == 8
+    assert len([line for line in result.outlines if " PASSED" in line and "::" in line]) == 9
 
 
 def test_a_suite_that_names_no_guard_has_those_of_its_tier(repository):

@@ -50,6 +50,7 @@ def test_without_overrides_the_tier_rules() -> None:
     assert policy.tail.quantile_max == 0.12
     assert policy.checks == (
         "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+        "guard_overhead",
     )  # fmt: skip
 
 

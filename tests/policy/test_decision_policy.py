@@ -44,7 +44,10 @@ POLICIES = st.builds(
     profile=NAMES,
     checks=st.sampled_from([KNOWN_CHECKS, ("invariants", "primary_metric")]),
     modes=st.sampled_from(
-        [dict.fromkeys(("invariants", *POLICY_OF), mode) for mode in ("gate", "monitor")]
+        [
+            dict.fromkeys(("invariants", *POLICY_OF, "guard_overhead"), mode)
+            for mode in ("gate", "monitor")
+        ]
     ),
     guards=st.fixed_dictionaries(
         {},

@@ -92,6 +92,7 @@ def test_order_modes_and_parameters(tmp_path: Path, base: str) -> None:
     )
     assert suite.policy.checks == (
         "invariants", "mine", "spectral", "other", "rmt", "variance", *METRICS,
+        "guard_overhead",
     )  # fmt: skip
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == suite.policy.checks
     assert suite.plan.foreign_guards == (
@@ -128,7 +129,7 @@ def test_a_scenario_may_be_for_another_packages_guard_to_detect(tmp_path: Path) 
 
 def test_without_an_order_the_checks_are_the_tiers(tmp_path: Path) -> None:
     suite = load(tmp_path, "guards: {rmt: {mode: monitor}}")
-    assert suite.policy.checks == (*KNOWN_GUARDS, *METRICS)
+    assert suite.policy.checks == (*KNOWN_GUARDS, *METRICS, "guard_overhead")
     assert suite.plan.foreign_guards == ()
 
 

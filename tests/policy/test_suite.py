@@ -186,7 +186,7 @@ def test_a_suite_file_comes_to_pairs_times_scenarios(tmp_path: Path) -> None:
 
 
 def test_node_ids_of_a_file_start_with_its_path_below_the_root(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD).node_ids()[:9] == [
+    assert load(tmp_path, GOOD).node_ids()[:10] == [
         "my.invarlock.yaml::builtin:llama::same::invariants",
         "my.invarlock.yaml::builtin:llama::same::spectral",
         "my.invarlock.yaml::builtin:llama::same::rmt",
@@ -194,6 +194,7 @@ def test_node_ids_of_a_file_start_with_its_path_below_the_root(tmp_path: Path) -
         "my.invarlock.yaml::builtin:llama::same::primary_metric",
         "my.invarlock.yaml::builtin:llama::same::drift",
         "my.invarlock.yaml::builtin:llama::same::tail",
+        "my.invarlock.yaml::builtin:llama::same::guard_overhead",
         "my.invarlock.yaml::builtin:llama::cut::detected",
         "my.invarlock.yaml::builtin:llama::look::signal",
     ]
@@ -201,7 +202,7 @@ def test_node_ids_of_a_file_start_with_its_path_below_the_root(tmp_path: Path) -
 
 def test_node_ids_of_demo() -> None:
     ids = load_suite("demo", settings(), Path.cwd()).node_ids()
-    assert len(ids) == 2 * (3 * 7 + 3)
+    assert len(ids) == 2 * (3 * 8 + 3)
     assert ids[0] == "invarlock/demo::builtin:llama::noop::invariants"
     assert "invarlock/demo::builtin:gpt2::nan_injection::detected" in ids
     assert len(set(ids)) == len(ids)
@@ -270,6 +271,7 @@ def test_compared_subjects_are_named_by_their_last_component(tmp_path: Path) -> 
     assert [scenario.subject for scenario in suite.scenarios] == subjects
     assert suite.checks(suite.pairs[0], suite.scenarios[0]) == (
         "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+        "guard_overhead",
     )  # fmt: skip
 
 

@@ -25,7 +25,10 @@ OWN = "name: mine"
 LIMITS = {"conservative": 1.05, "balanced": 1.10, "aggressive": 1.20}
 DROPS_PP = {"conservative": 0.5, "balanced": 1.0, "aggressive": 2.0}
 QUANTILES = {"conservative": 0.12, "balanced": 0.20, "aggressive": 0.30}
-CHECKS = ("invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail")
+CHECKS = (
+    "invariants", "spectral", "rmt", "variance", "primary_metric", "drift", "tail",
+    "guard_overhead",
+)  # fmt: skip
 # preview, final, guard calibration, B, documents, effective, share of guard windows, token floor enforced, determinism
 PROFILES = {
     "dev": (64, 64, 32, 999, 20, 10.0, 0.5, False, "throughput"),
@@ -84,7 +87,7 @@ def test_limits_of_the_shipped_tiers(name: str) -> None:
         "quantile_max": QUANTILES[name], "mode": "gate",
     }  # fmt: skip
     assert tier.drift == {"band": 1.05, "fail_alpha": 0.01, "warn_alpha": 0.05, "mode": "gate"}
-    assert tier.modes == dict.fromkeys(("invariants", *POLICY_OF), "gate")
+    assert tier.modes == dict.fromkeys(("invariants", *POLICY_OF, "guard_overhead"), "gate")
     assert "primary_metric.ratio_limit" in tier.provenance
 
 
@@ -102,7 +105,8 @@ def test_every_threshold_of_a_shipped_tier_says_where_it_comes_from(name: str) -
         for key in limits
         if key != "mode"
     }
-    assert stated | {"token_floor"} == set(value["provenance"])
+    others = {"token_floor", "guards.guard_overhead.mode"}
+    assert stated | others == set(value["provenance"])
 
 
 @pytest.mark.parametrize("block", ["accuracy", "tail", "drift"])

@@ -66,7 +66,7 @@ def read_structure(
             name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in state.items()
         },
         ties=frozenset(tuple(names) for names in distinct if len(names) > 1),
-        config=_config(model),
+        config=read_config(model),
         tokenizer=tokenizer_fingerprint,
         non_finite={
             names[0]: count for names in distinct if (count := count_non_finite(state[names[0]]))
@@ -91,7 +91,8 @@ def _non_finite(block: torch.Tensor) -> int:
     return int(values.numel() - torch.isfinite(values).sum().item())
 
 
-def _config(model: torch.nn.Module) -> dict[str, str]:
+def read_config(model: torch.nn.Module) -> dict[str, str]:
+    """The keys of the configuration that change what is computed, as text; none without one."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         return {}

@@ -1,0 +1,194 @@
+"""Guard overhead: the first case is the one in which a guard wrote to the model it certifies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_invarlock.decide import decide
+from pytest_invarlock.decision import CheckDecision, Outcome
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.records import Facts
+
+from .made import ALL_CHECKS, BASE, CLEAN, OTHER, facts, policy
+
+CHECK = "guard_overhead"
+LOST = {"not_evaluated": "made"}
+
+
+def digest(letter: str) -> str:
+    return "sha256:" + letter * 64
+
+
+def state(tensors: str, **change: Any) -> dict[str, Any]:
+    parts = {name: digest("a") for name in ("function", "configuration", "outputs")}
+    return {"tensors": tensors, **parts, "loss_nats": 2.5} | change
+
+
+def turn(model: str, *guards: str, process: tuple[str, ...] = (), **change: Any) -> dict[str, Any]:
+    before = state(BASE if model == "baseline" else OTHER)
+    after = before | change
+    return {
+        "model": model, "guards": list(guards), "before": before, "after": after,
+        "process": list(process),
+    }  # fmt: skip
+
+
+def evidence(**change: Any) -> dict[str, Any]:
+    return {
+        "repeatable": True,
+        "prepare": [turn("baseline", "invariants")],
+        "validate": [turn("subject", "invariants"), turn("subject", "mine")],
+    } | change
+
+
+def measured(found: Any = None, **change: Any) -> Facts:
+    given = {"invariants": CLEAN} | ({CHECK: evidence()} if found is None else {CHECK: found})
+    return facts(guards=given, **change)
+
+
+def demanding(expectation: Expectation | None = None, **change: Any) -> DecisionPolicy:
+    modes = {"invariants": "gate", CHECK: "gate"}
+    return policy(expectation, **{"checks": (*ALL_CHECKS, CHECK), "modes": modes} | change)
+
+
+def judged(found: Any = None, the_policy: DecisionPolicy | None = None) -> CheckDecision:
+    return decide(measured(found), the_policy or demanding()).check(CHECK)
+
+
+WROTE = evidence(validate=[turn("subject", "invariants"), turn("subject", "mine", tensors=BASE)])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tensors": digest("c")}, "its tensors"),
+        ({"function": digest("b")}, "its hooks, modes, methods, numbers or buffers"),
+        ({"configuration": digest("b")}, "its configuration"),
+        ({"outputs": digest("b"), "loss_nats": 2.6}, "what it computes"),
+        ({"loss_nats": math.nextafter(2.5, 3)}, "its loss"),
+        ({"process": ("grad mode",)}, "the process: grad mode"),
+    ],
+)
+@pytest.mark.parametrize(("phase", "model"), [("prepare", "baseline"), ("validate", "subject")])
+def test_a_guard_that_changed_a_model_fails_by_name(
+    phase: str, model: str, change: dict[str, Any], told: str
+) -> None:
+    others = evidence()[phase]
+    check = judged(evidence(**{phase: [*others, turn(model, "rmt", "variance", **change)]}))
+    assert (check.outcome, check.reason) == (Outcome.FAIL, "altered_model")
+    assert check.text == f"{phase} of rmt and variance changed the {model}: {told}"
+    assert [dict(violation) for violation in check.violations] == [
+        {"kind": "altered_model", "module": "rmt and variance", "family": phase, "value": told,
+         "threshold": "equal bit for bit"}
+    ]  # fmt: skip
+
+
+def test_one_that_left_nothing_readable_fails() -> None:
+    last = turn("subject", "mine") | {"after": None}
+    check = judged(evidence(validate=[turn("subject", "invariants"), last]))
+    assert check.outcome is Outcome.FAIL
+    assert "cannot be read any more" in check.text
+    assert check.numbers["guarded_ratio"] is None
+
+
+def test_the_ratio_of_the_windows_loss_is_told() -> None:
+    worse = turn("subject", "mine", outputs=digest("b"), loss_nats=2.5 + math.log(1.005))
+    check = judged(evidence(validate=[turn("subject", "invariants"), worse]))
+    # Within the seeds' 1 %, and no less a change.
+    assert check.outcome is Outcome.FAIL
+    assert check.numbers["guarded_ratio"] == pytest.approx(1.005)
+    assert judged().numbers["guarded_ratio"] == 1.0
+
+
+def test_in_mode_monitor_it_warns() -> None:
+    check = judged(WROTE, demanding(modes={"invariants": "gate", CHECK: "monitor"}))
+    assert check.outcome is Outcome.WARN
+
+
+def test_models_left_as_they_were_pass() -> None:
+    check = judged()
+    assert (check.outcome, check.reason) == (Outcome.PASS, "unaltered")
+    assert check.text == "3 turns of guards left each model as it was, bit for bit"
+    assert check.numbers["n_turns"] == 3
+
+
+def test_a_loss_that_is_not_finite_is_compared_by_its_bits() -> None:
+    lost = {"before": state(OTHER, loss_nats=None), "after": state(OTHER, loss_nats=None)}
+    check = judged(evidence(validate=[turn("subject", "invariants") | lost]))
+    assert (check.outcome, check.numbers["guarded_ratio"]) == (Outcome.PASS, None)
+
+
+def test_passes_that_differ_by_themselves_leave_a_warning() -> None:
+    steps = [turn("subject", "invariants", loss_nats=2.6)]
+    for step in (steps[0]["before"], steps[0]["after"]):
+        step["outputs"] = None
+    check = judged(evidence(repeatable=False, validate=steps))
+    assert (check.outcome, check.reason) == (Outcome.WARN, "not_repeatable")
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (evidence(validate=LOST), "not_evaluated"),
+        (evidence(validate=[]), "not_evaluated"),
+        (evidence(prepare=[]), "incomplete"),
+        (evidence(validate=[turn("subject", "mine")]), "incomplete"),
+        (
+            evidence(validate=[turn("subject", "invariants") | {
+                "before": state(OTHER, outputs=None), "after": state(OTHER, outputs=None),
+            }]),
+            "not_evaluated",
+        ),
+        (
+            evidence(prepare=[turn("baseline", "invariants") | {
+                "before": state(OTHER), "after": state(OTHER),
+            }]),
+            "contradictory",
+        ),
+        (
+            evidence(validate=[turn("subject", "invariants"), turn("subject", "mine") | {
+                "before": state(OTHER, function=digest("b")),
+                "after": state(OTHER, function=digest("b")),
+            }]),
+            "contradictory",
+        ),
+    ],
+)  # fmt: skip
+def test_evidence_that_proves_nothing_is_an_error(found: dict[str, Any], reason: str) -> None:
+    check = judged(found)
+    assert (check.outcome, check.reason) == (Outcome.ERROR, reason)
+
+
+def test_a_record_without_it_is_an_error_where_it_is_demanded() -> None:
+    check = decide(facts(), demanding()).check(CHECK)
+    assert (check.outcome, check.reason) == (Outcome.ERROR, "not_evaluated")
+
+
+def test_evidence_taken_of_an_altered_model_contradicts() -> None:
+    first = evidence(validate=[turn("subject", "invariants", tensors=BASE)])
+    decision = decide(measured(first), policy())
+    assert decision.check("invariants").reason == "contradictory"
+    # Of a baseline that was loaded again only the guard that changed it is suspect.
+    other = evidence(
+        prepare=[turn("baseline", "invariants"), turn("baseline", "mine", tensors=OTHER)]
+    )
+    assert decide(measured(other), policy()).check("invariants").outcome is Outcome.PASS
+
+
+def test_it_is_no_sign_of_damage_and_spoils_one() -> None:
+    harmed = Expectation("error", Strictness.MUST_DETECT)
+    quiet = decide(measured(WROTE), demanding(harmed))
+    assert not quiet.expectation_met
+    loud = replace(measured(WROTE), arms={}, data={})
+    found = decide(loud, demanding(Expectation("error", Strictness.MUST_DETECT, ("invariants",))))
+    assert (found.outcome, found.expectation_met) == (Outcome.ERROR, False)
+    assert "changed the subject" in found.text
+
+
+def test_by_itself_it_judges_no_subject() -> None:
+    decision = decide(measured(), demanding(checks=(CHECK,)))
+    assert decision.outcome is Outcome.ERROR
