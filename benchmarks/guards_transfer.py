@@ -11,12 +11,13 @@ from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.policy.tiers import load_tier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 GROUPS = {"strict": "quantize8", "compression": "quantize4", "open": "any"}
 """Each group of limits, and a kind that chooses it."""
 WEIGHTS = ("ln_sigma", "ln_stable_rank", "ln_frobenius", "relative_change")
 MARGIN = 1.25
+FLOOR: float = guard_policy("rmt", load_tier("balanced").guards["rmt"]).edge_change_floor  # type: ignore[union-attr]
 
 
 def limits() -> dict[str, dict[str, float]]:
@@ -46,24 +47,46 @@ def limits() -> dict[str, dict[str, float]]:
     return found
 
 
-def headroom(rows: Sequence[Row]) -> list[str]:
-    """The largest value of each statistic over benign runs, by group, beside its limit."""
+def judged(row: Row) -> dict[str, float]:
+    """The statistics of ``row`` that rmt's floor lets be judged: no edge of a negligible change.
+
+    A row keeps the largest over matrices, so an edge stays in where any matrix changed by more.
+    """
+    found = dict(row["statistics"])
+    if found.get("relative_change", 0.0) < FLOOR:
+        found.pop("edge_of_change", None)
+    return found
+
+
+def headroom(rows: Sequence[Row], tested: Collection[str]) -> list[str]:
+    """The largest value of each statistic over benign runs, by group, beside its limit.
+
+    ``tested`` are the models that no limit is to be set on; the others' largest stands first.
+    """
     lines = [
-        "| limits for | statistic | largest benign value | limit | of the run |",
-        "|---|---|---|---|---|",
+        "| limits for | statistic | largest on the trained seeds | on the shipped two | limit "
+        "| of the run |",
+        "|---|---|---|---|---|---|",
     ]
     for group, own in limits().items():
         members = [row for row in rows if GROUP_OF[row["kind"]] == group]
         for statistic, limit in own.items():
             if not members:
                 continue
-            worst = max(members, key=lambda row: row["statistics"].get(statistic, 0.0))
-            value = worst["statistics"].get(statistic, 0.0)
+            worst = max(members, key=lambda row: judged(row).get(statistic, 0.0))
+            value = judged(worst).get(statistic, 0.0)
+            halves = [
+                max(
+                    (judged(r).get(statistic, 0.0) for r in members if (r["model"] in tested) == t),
+                    default=0.0,
+                )
+                for t in (False, True)
+            ]
             # In the open group weights count only together with the canonical change.
             tells = not (group == "open" and statistic in WEIGHTS)
             beyond = " **beyond**" if value > limit and tells else ""
             lines.append(
-                f"| {group} | {statistic} | {value:.4f}{beyond} | {limit:g} "
+                f"| {group} | {statistic} | {halves[0]:.4f} | {halves[1]:.4f}{beyond} | {limit:g} "
                 f"| {worst['model']}, {worst['name']} {worst['dose']} |"
             )
     return lines
@@ -86,13 +109,13 @@ def left_out(rows: Sequence[Row]) -> list[str]:
 def _bounds(rows: Sequence[Row]) -> dict[str, float]:
     found: dict[str, float] = {}
     for row in rows:
-        for key, value in row["statistics"].items():
+        for key, value in judged(row).items():
             found[key] = max(found.get(key, 0.0), MARGIN * value)
     return found
 
 
 def _beyond(row: Row, bounds: Mapping[str, float], group: str) -> bool:
-    over = {key for key, value in row["statistics"].items() if value > bounds.get(key, 0.0)}
+    over = {key for key, value in judged(row).items() if value > bounds.get(key, 0.0)}
     over -= {"outer_change"} if group != "strict" else {"canon"}
     if group == "compression":
         over -= {"canon"}

@@ -179,3 +179,13 @@ def test_a_killed_expert_is_seen_and_named(parts: SimpleNamespace, tmp_path: Pat
     assert row["name"] == "killed expert"
     assert parts.tables.caught(row, "any")
     assert parts.tables.is_within(parts.tables.first_named(row, "any"), row["branch"])
+
+
+def test_the_edge_of_a_negligible_change_is_no_headroom(parts: SimpleNamespace) -> None:
+    cast = {"kind": "cast", "name": "cast", "dose": "", "model": "one"}
+    tiny = cast | {"statistics": {"edge_of_change": 7.0, "relative_change": 0.0002}}
+    lines = parts.transfer.headroom([tiny, tiny | {"model": "two"}], {"two"})
+    assert "| strict | edge_of_change | 0.0000 | 0.0000 | 1.2 | one, cast  |" in lines
+    large = tiny | {"statistics": {"edge_of_change": 7.0, "relative_change": 0.01}}
+    lines = parts.transfer.headroom([tiny, large | {"model": "two"}], {"two"})
+    assert "| strict | edge_of_change | 0.0000 | 7.0000 **beyond** | 1.2 | two, cast  |" in lines
