@@ -29,7 +29,17 @@ def junit(repository) -> dict[str, tuple[tuple[str, str], ...]]:
     }
 
 
+PROGRESS = r"\d+/\d+ windows"
+KEEPS_PROGRESS = """
+def pytest_runtest_logreport(report):
+    if report.when == "progress":
+        with open("seen", "a") as seen:
+            seen.write(dict(report.user_properties)["invarlock.progress"] + "\\n")
+"""
+
+
 def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(repository):
+    """That a worker's progress reaches the controller is seen here too, to save a session."""
     suite = repository.suite(*SCENARIOS)
     alone = repository.run(suite, "--junitxml=junit.xml")
     facts, cases, verdict = repository.digests(), junit(repository), repository.verdict()["verdict"]
@@ -37,7 +47,17 @@ def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(reposit
     assert repository.events().count("baseline_pass") == 1
     assert len(facts) == len(SCENARIOS)
 
+    repository.pytester.makeconftest(KEEPS_PROGRESS)
     spread = repository.run_apart(suite, "-n2", "--junitxml=junit.xml")
+    lines = (repository.path / "seen").read_text().splitlines()
+    assert any(
+        line.startswith("builtin:llama noop ") and line.endswith("windows") for line in lines
+    )
+    assert all(re.search(PROGRESS, line) for line in lines)
+    assert "\r" not in spread.stdout.str()
+    # In a long session a line of its own tells now and then; no other line holds progress.
+    shown = [line for line in spread.outlines if re.search(PROGRESS, line)]
+    assert all(re.fullmatch(rf"  builtin:llama \w+ \w+ {PROGRESS}", line) for line in shown)
     assert repository.digests() == facts
     assert junit(repository) == cases
     assert repository.verdict()["verdict"] == verdict == "FAIL"
@@ -146,12 +166,11 @@ def screen(raw: str) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("flags", [["-v"], [], ["-n1"]])
-def test_on_a_terminal_progress_shows_and_leaves_the_results_whole(repository, flags):
-    suite = repository.suite("noop")
+def on_a_terminal(repository, *command: str) -> str:
+    """What ``command`` writes to a terminal; it must end in success."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:randomly", suite, *flags],
+        [sys.executable, *command],
         cwd=repository.path, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
         stdin=terminal, stdout=terminal, stderr=terminal,
     )  # fmt: skip
@@ -166,37 +185,42 @@ def test_on_a_terminal_progress_shows_and_leaves_the_results_whole(repository, f
             break
         raw += chunk
     os.close(controller)
-    assert process.wait(timeout=60) == 0
-    text = raw.decode().replace("\r\n", "\n")
+    assert process.wait(timeout=60) == 0, raw.decode()
+    return raw.decode().replace("\r\n", "\n")
+
+
+def lines_left(text: str) -> list[str]:
+    """The lines in the end; progress was shown, and nothing of it is left."""
     assert "builtin:llama noop baseline 24/48 windows" in text or "48/48 windows" in text
     shown = screen(text)
     assert not [line for line in shown if "windows" in line]
-    if "-v" in flags:
-        assert any(
-            line.startswith(f"{suite}::builtin:llama::noop::invariants PASSED") for line in shown
-        )
-    elif not flags:
-        assert any(line.startswith(f"{suite} ...") for line in shown)
-    else:
-        assert any(line.startswith("...") for line in shown)
+    return shown
 
 
-def test_a_progress_report_reaches_the_controller_from_a_worker_and_garbles_nothing(repository):
-    repository.pytester.makeconftest(
-        """
-        import pytest
-        def pytest_runtest_logreport(report):
-            if report.when == "progress":
-                open("seen", "a").write(dict(report.user_properties)["invarlock.progress"] + "\\n")
-        """
+def test_on_a_terminal_progress_shows_and_leaves_the_results_whole(repository):
+    """Two sessions of one process, so that torch is imported once."""
+    suite = repository.suite("noop")
+    twice = (
+        "import pytest, sys\n"
+        f"plain = ['-p', 'no:randomly', {suite!r}]\n"
+        "for flags in (['-v'], []):\n"
+        "    status = pytest.main([*plain, *flags])\n"
+        "    if status: sys.exit(status)\n"
+        "    print('SESSION ENDS', flush=True)\n"
     )
-    result = repository.run_apart(repository.suite("noop"), "-n2")
-    assert result.ret == pytest.ExitCode.OK
-    assert not garbled(result)
-    lines = (repository.path / "seen").read_text().splitlines()
+    verbose, plain, rest = on_a_terminal(repository, "-c", twice).split("SESSION ENDS\n")
+    assert rest == ""
     assert any(
-        line.startswith("builtin:llama noop ") and line.endswith("windows") for line in lines
+        line.startswith(f"{suite}::builtin:llama::noop::invariants PASSED")
+        for line in lines_left(verbose)
     )
+    assert any(line.startswith(f"{suite} ...") for line in lines_left(plain))
+
+
+def test_on_a_terminal_a_workers_progress_shows_and_leaves_the_results_whole(repository):
+    suite = repository.suite("noop")
+    text = on_a_terminal(repository, "-m", "pytest", "-p", "no:randomly", suite, "-n1")
+    assert any(line.startswith("...") for line in lines_left(text))
 
 
 @pytest.mark.parametrize("absent", ["xdist", "terminal", "cacheprovider", "junitxml"])
