@@ -119,8 +119,8 @@ def after(name: str, how: Callable[[Any], None], at: int, patch: pytest.MonkeyPa
     """Let one of the built-in guards' measurements alter the model that it is given."""
     real = getattr(guard_side, name)
 
-    def altering(*given: Any) -> Any:
-        found = real(*given)
+    def altering(*given: Any, **named: Any) -> Any:
+        found = real(*given, **named)
         how(given[at])
         return found
 

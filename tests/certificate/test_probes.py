@@ -24,9 +24,11 @@ from pytest_invarlock.plan import (
     WindowSelection,
 )
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.settings import Settings
+from pytest_invarlock.policy.tiers import load_tier
 from pytest_invarlock.records import Record
 
 PAIR = Pair("builtin:llama", "builtin:llama")
@@ -36,7 +38,11 @@ PLAN = MeasurementPlan(
     windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=2),
     device="cpu", dtype="float32", threads=1, batch_tokens=512,
 )  # fmt: skip
-MEASURED: dict[str, Any] = {
+RULES: dict[str, Any] = {
+    "rules": guard_policy("variance", load_tier("balanced").guards["variance"]).proposal_rules(),
+    "remediation": None,
+}
+MEASURED: dict[str, Any] = RULES | {
     "n_eligible": 2, "reason": None, "scales": {"a.down": 0.97},
     "ab": {"gains": [1.0, 1.1, 0.9], "tokens": [10.0, 10.0, 10.0]}, "ab_reason": None,
 }  # fmt: skip
@@ -151,12 +157,12 @@ def test_proposals_that_gain_enough_are_a_signal(record: Record) -> None:
     [
         (None, "not_measured", None, "no proposal"),
         (
-            {"n_eligible": 0, "reason": "no branch was edited", "scales": {}, "ab": None,
+            RULES | {"n_eligible": 0, "reason": "no branch was edited", "scales": {}, "ab": None,
              "ab_reason": "no branch was edited"},
             "not_applicable", None, "no branch was edited",
         ),
         (
-            {"n_eligible": 3, "reason": "no branch is off", "scales": {}, "ab": None,
+            RULES | {"n_eligible": 3, "reason": "no branch is off", "scales": {}, "ab": None,
              "ab_reason": "no branch is off"},
             "measured", False, "no branch is off",
         ),
@@ -172,6 +178,12 @@ def test_what_was_not_tried_is_no_signal(
     made = probe("variance", changed(record, "variance", proposals=proposals))
     assert (made["status"], made["signal"], made["gain"]) == (status, signal, None)
     assert said in made["reason"]
+
+
+def test_proposals_of_other_rules_are_no_signal(record: Record) -> None:
+    other = MEASURED | {"rules": MEASURED["rules"] | {"scope": "both"}}
+    made = probe("variance", changed(record, "variance", proposals=other))
+    assert (made["status"], made["signal"], made["gain"]) == ("not_measured", None, None)
 
 
 @pytest.mark.parametrize("name", PROBES)

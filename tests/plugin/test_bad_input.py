@@ -158,7 +158,8 @@ def test_nan_weights_in_a_compared_subject_fail_by_name(repository, model):
     weights[name][0, 0] = torch.nan
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     result = compare(repository, model)
-    result.assert_outcomes(failed=8)
+    # That no guard changed a model is true of this one too.
+    result.assert_outcomes(passed=1, failed=8)
     result.stdout.fnmatch_lines(
         [
             f"FAIL: non finite in {name} (1, baseline 0)",

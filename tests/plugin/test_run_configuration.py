@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from tests.plugin.conftest import GUARDED
+
 # The original's minimal configuration, byte for byte.
 VERBATIM = """\
 model:
@@ -108,11 +110,11 @@ def test_the_minimal_configuration_runs_as_it_stands(repository, named):
 
 
 def test_a_suite_that_names_no_guard_has_those_of_its_tier(repository):
-    repository.suite("noop")
+    repository.suite("noop", head=GUARDED)
     assert repository.run("small.invarlock.yaml").ret == pytest.ExitCode.OK
     (certificate,) = repository.latest.glob("reports/*/noop/run_0/evaluation.report.json")
     assert list(json.loads(certificate.read_text())["guards"]) == [
-        "invariants", "rmt", "spectral", "variance",
+        "guard_overhead", "invariants", "rmt", "spectral", "variance",
     ]  # fmt: skip
 
 

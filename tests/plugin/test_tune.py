@@ -79,7 +79,7 @@ def test_where_nothing_passes_the_item_fails_and_the_entry_is_skipped(
     assert "none of 4 steps" in entry["reason"]
     file = str((repository.latest / "tuned_edit_params.json").resolve())
     used = repository.run(FILE, f"--invarlock-tuned={file}", "--invarlock-signing-key=none", "-rA")
-    used.assert_outcomes(failed=5, warnings=1)
+    used.assert_outcomes(failed=9, warnings=1)
     used.stdout.fnmatch_lines(
         ["ERROR: *tuned_edit_params.json:*: models.builtin:llama.fp8_quant: status is skipped: "
          "none of 4 steps passed every check; *"

@@ -75,7 +75,7 @@ def test_the_demo_verdicts_are_those_its_file_declares(demo):
         for damaged in ("prune_70pct_all", "nan_injection", "scale_explosion"):
             assert outcomes[model, damaged] == "FAIL"
     assert output.rstrip().splitlines()[-1].startswith("=")
-    assert "31 passed" in output.rstrip().splitlines()[-1]
+    assert "55 passed" in output.rstrip().splitlines()[-1]
 
 
 def test_one_load_and_one_baseline_pass_a_pair_for_all_scenarios(demo):
