@@ -44,7 +44,8 @@ RULES: dict[str, Any] = {
 }
 MEASURED: dict[str, Any] = RULES | {
     "n_eligible": 2, "reason": None, "scales": {"a.down": 0.97},
-    "ab": {"gains": [1.0, 1.1, 0.9], "tokens": [10.0, 10.0, 10.0]}, "ab_reason": None,
+    "ab": {"documents": [0, 1, 2], "gains": [1.0, 1.1, 0.9], "tokens": [10.0, 10.0, 10.0]},
+    "ab_reason": None,
 }  # fmt: skip
 
 

@@ -144,8 +144,8 @@ def test_the_shipped_models_have_their_own(model: str) -> None:
     assert meta["tier"] == "balanced"
     assert meta["tool"].startswith("pytest-invarlock ")
     assert meta["command"] == (
-        "pytest --invarlock-suite=edits --invarlock-tune --invarlock-tier=balanced "
-        "--invarlock-profile=dev"
+        "pytest --invarlock-suite=edits --invarlock-tier=balanced --invarlock-profile=dev "
+        "--invarlock-tune"
     )
     for name in CLEAN_EDITS:
         entry = document["models"][model][name]
