@@ -146,8 +146,8 @@ def checkout() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, help="fixes every draw; fresh by default")
-    parser.add_argument("--benign", type=int, default=255, help="runs for each model")
-    parser.add_argument("--damage", type=int, default=200, help="runs for each model")
+    parser.add_argument("--benign", type=int, default=160, help="runs for each model")
+    parser.add_argument("--damage", type=int, default=130, help="runs for each model")
     parser.add_argument("--jobs", type=int, default=1, help="models measured at a time")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop measuring after")
     parser.add_argument("--models", nargs="+", help="measure these alone; the page shows all")
