@@ -39,7 +39,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 KILLED, SURVIVED, BROKEN = 41, 42, 43
 """Exit statuses of a child; any other is a signal or a crash."""
-PYTEST_ARGS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist")
+PYTEST_ARGS = (
+    "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--tb=no",
+    # A failure's explanation costs more than most tests, and nobody reads it.
+    "--assert=plain",
+)  # fmt: skip
+PROGRESS = os.dup(2)
 LIGHT = ("--noconftest", "-p", "no:invarlock")
 """For tests that need neither the plugin nor shared fixtures: without torch a fork is cheap."""
 OURS = ("pytest_invarlock", "invarlock_guards", "tests", "conftest", "pytest", "_pytest")
@@ -99,6 +104,16 @@ def quiet() -> None:
     os.dup2(nowhere, 2)
 
 
+class FirstFailure:
+    """Ends a child at its first failure, before a report of it is made."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        raised = call.excinfo
+        if raised is not None and not raised.errisinstance(pytest.skip.Exception):
+            os._exit(KILLED)
+
+
 class HotPlugin:
     """Runs the collected tests once, noting which call what; then each mutant on its tests."""
 
@@ -117,7 +132,11 @@ class HotPlugin:
         callers, seconds = self._baseline(session)
         if self.failed:
             raise pytest.UsageError(f"without a mutant fails {self.failed[0]}")
-        tasks = [self._task(session, mutant, callers, seconds) for mutant in self.mutants]
+        everything = sorted(set().union(*callers.values()))
+        tasks = [
+            self._task(session, None, everything, seconds),
+            *(self._task(session, m, _called(callers, m), seconds) for m in self.mutants),
+        ]
         outcomes = ["broken"] * len(tasks)
         gc.collect()
         gc.freeze()
@@ -127,6 +146,8 @@ class HotPlugin:
             _progress(number, len(tasks), outcome)
 
         in_children(tasks, self.jobs, said)
+        if outcomes.pop(0) != "survived":
+            raise pytest.UsageError("in another order the tests fail without a mutant")
         ours = tuple(f"{name}." for name in OURS)
         imported = sorted(n for n in sys.modules if n not in OURS and not n.startswith(ours))
         found = {"outcomes": outcomes, "imported": imported, "seconds": sum(seconds)}
@@ -152,23 +173,22 @@ class HotPlugin:
     def _task(
         self,
         session: pytest.Session,
-        mutant: Mutant,
-        callers: dict[tuple[str, str], set[int]],
+        mutant: Mutant | None,
+        called: Iterable[int],
         seconds: list[float],
     ) -> Callable[[], int]:
-        places = sorted(_called(callers, mutant), key=lambda place: seconds[place])
+        places = sorted(called, key=lambda place: seconds[place])
 
         def task() -> int:
             limited(10 + 5 * sum(seconds[place] for place in places))
             quiet()
-            if not put_in(mutant):
+            session.config.pluginmanager.register(FirstFailure())
+            if mutant is not None and not put_in(mutant):
                 # Cold decides; so where the module cannot be executed, which raises.
                 return SURVIVED
             chosen = [session.items[place] for place in places]
             for item, follows in itertools.zip_longest(chosen, chosen[1:]):
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=follows)
-                if self.failed:
-                    return KILLED
             return SURVIVED
 
         return task
@@ -315,7 +335,7 @@ def run_cold(
                 sys.meta_path.insert(0, _MutantFinder(mutant))
                 whole = [*PYTEST_ARGS, f"--basetemp={folder}/{os.getpid()}", *arguments]
                 try:
-                    status = pytest.main(whole)
+                    status = pytest.main(whole, plugins=[FirstFailure()])
                 except Exception:  # noqa: BLE001 - the plugin itself imports what is mutated
                     return KILLED
                 return SURVIVED if status == pytest.ExitCode.OK else KILLED
@@ -332,4 +352,4 @@ def run_cold(
 
 def _progress(number: int, total: int, outcome: str) -> None:
     if number % 100 == 99 or number + 1 == total:
-        print(f"  {number + 1} of {total}, this one {outcome}", file=sys.stderr, flush=True)
+        os.write(PROGRESS, f"  {number + 1} of {total}, this one {outcome}\n".encode())

@@ -323,3 +323,11 @@ def test_every_number_of_proposals_is_reported() -> None:
     assert variance(found | {"proposals": none}).metrics == whole | {
         "proposals": "not_applicable", "proposals_reason": "r",
     }  # fmt: skip
+
+
+def test_an_interval_that_reaches_nothing_is_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invarlock_guards.judge.variance.stdtrit", lambda n, share: 3.0)
+    found = judge_gain(
+        {"gains": [2.0, 4.0], "tokens": [100, 100]}, VariancePolicy(min_effect_lognll=0)
+    )
+    assert (found.lower, found.repairable) == (0.0, False)

@@ -265,3 +265,13 @@ def test_a_narrower_deadband_raises_z() -> None:
     assert result.metrics["z_max.ffn"] == pytest.approx(1.6)
     strict = judge_spectral(evidence(change(ln_sigma=-0.004)), kind="cast")
     assert strict.metrics["z_max.ffn"] == pytest.approx(1.0)
+
+
+def test_the_largest_of_unchanged_scores_is_zero() -> None:
+    assert spectral(sigma_quantile=1.0).metrics["z_quantile"] == 0.0
+
+
+def test_a_canonical_change_is_listed_only_beside_what_it_lets_fail() -> None:
+    result = spectral(change(sigma=8.0, canon=0.5), max_spectral_norm=4.0)
+    assert [v.kind for v in result.violations] == ["max_spectral_norm"]
+    assert result.metrics["caps_applied"] == 0
