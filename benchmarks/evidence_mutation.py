@@ -89,7 +89,8 @@ def measure(group: Group, mutants: list[Mutant], jobs: int, hot_only: bool) -> l
     cold = [mutant for mutant in mutants if outcomes.get(mutant.key) not in ("killed", "timeout")]
     if cold and not hot_only:
         preload(run.imported)
-        unchanged = replace(cold[0], source=(ROOT / cold[0].path).read_text(encoding="utf-8"))
+        whole = (ROOT / cold[0].path).read_text(encoding="utf-8")
+        unchanged = replace(cold[0], statement=whole, above="", below="")
         first, *rest = run_cold([unchanged, *cold], tests, jobs, 30 + 5 * run.seconds)
         if first != "survived":
             raise RuntimeError(f"the tests of {group.name}, run afresh, fail without a mutant")
