@@ -38,6 +38,7 @@ class Group:
     """Source files, and the tests that are about them; ``sample`` 0 takes every mutant.
 
     Of a ``light`` group the tests run without the plugin and shared fixtures, so without torch.
+    Those named ``first`` see most of what a module's own statements say, and run before all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Group:
     tests: tuple[str, ...]
     sample: int = 0
     light: bool = True
+    first: tuple[str, ...] = ()
 
 
 GROUPS = (
@@ -52,6 +54,7 @@ GROUPS = (
         "judge",
         (f"{GUARDS}/judge/*.py",),
         ("tests/guards/test_judge_*.py",),
+        first=("tests/guards/test_judge_policies.py", "tests/guards/test_judge_invariants.py"),
     ),
     Group("decide", ("pytest_invarlock/decide.py",), (*DECIDING, "tests/guards/test_judge_*.py")),
     Group("checks", ("pytest_invarlock/checks/*.py",), DECIDING, 400),
@@ -80,27 +83,36 @@ def all_mutants(group: Group, only: str) -> list[Mutant]:
 
 def measure(group: Group, mutants: list[Mutant], jobs: int, hot_only: bool) -> list[str]:
     """The outcome of each of ``mutants``: hot, and cold where that is not enough."""
-    tests = [*(LIGHT if group.light else ()), *test_files(group)]
+    tests = [*(LIGHT if group.light else ()), *test_files(group.tests)]
     hot = [mutant for mutant in mutants if mutant.function is not None]
     started = time.monotonic()
     run = run_hot(hot, tests, jobs)
     print(f"{group.name}: hot {time.monotonic() - started:.0f} s", flush=True)
     outcomes = dict(zip((m.key for m in hot), run.outcomes, strict=True))
-    cold = [mutant for mutant in mutants if outcomes.get(mutant.key) not in ("killed", "timeout")]
-    if cold and not hot_only:
-        preload(run.imported)
-        whole = (ROOT / cold[0].path).read_text(encoding="utf-8")
-        unchanged = replace(cold[0], statement=whole, above="", below="")
-        first, *rest = run_cold([unchanged, *cold], tests, jobs, 30 + 5 * run.seconds)
-        if first != "survived":
-            raise RuntimeError(f"the tests of {group.name}, run afresh, fail without a mutant")
-        outcomes |= dict(zip((m.key for m in cold), rest, strict=True))
-        print(f"{group.name}: hot and cold {time.monotonic() - started:.0f} s", flush=True)
+    preload(run.imported)
+    for named in (group.first, group.tests) if not hot_only else ():
+        cold = [m for m in mutants if outcomes.get(m.key) not in ("killed", "timeout")]
+        if cold and named:
+            arguments = [*(LIGHT if group.light else ()), *test_files(named)]
+            outcomes |= afresh(cold, arguments, jobs, 30 + 5 * run.seconds)
+    print(f"{group.name}: hot and cold {time.monotonic() - started:.0f} s", flush=True)
     return [outcomes.get(mutant.key, "unrun") for mutant in mutants]
 
 
-def test_files(group: Group) -> list[str]:
-    names = [path.relative_to(ROOT) for path in files(group.tests)]
+def afresh(
+    mutants: list[Mutant], arguments: list[str], jobs: int, seconds: float
+) -> dict[tuple[str, str, str, str, int], str]:
+    """The outcome of each mutant imported afresh, once the tests pass on the unchanged module."""
+    whole = (ROOT / mutants[0].path).read_text(encoding="utf-8")
+    unchanged = replace(mutants[0], statement=whole, above="", below="")
+    first, *rest = run_cold([unchanged, *mutants], arguments, jobs, seconds)
+    if first != "survived":
+        raise RuntimeError(f"run afresh, the tests fail without a mutant: {' '.join(arguments)}")
+    return dict(zip((mutant.key for mutant in mutants), rest, strict=True))
+
+
+def test_files(patterns: tuple[str, ...]) -> list[str]:
+    names = [path.relative_to(ROOT) for path in files(patterns)]
     return [str(name) for name in names if name.name.startswith("test_")]
 
 
@@ -134,6 +146,9 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
             for m in drawn
         ),
         group.tests,
+        f"python benchmarks/evidence_mutation.py --groups {group.name} --seed {seed}"
+        + " --full" * (options.full and group.sample > 0),
+        len(drawn) - len(todo),
     )  # fmt: skip
     STORE.mkdir(exist_ok=True)
     document = json.dumps(asdict(run), indent=1)
@@ -164,14 +179,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PAGE)
     options = parser.parse_args()
     os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))  # As `python -m pytest` has it: some tests import others.
     seed = secrets.randbits(32) if options.seed is None else options.seed
     for group in GROUPS if not options.page else ():
         if group.name in options.groups.split(","):
             group_run(group, seed, options)
     if options.only:
         return
-    ran = [group.name for group in GROUPS if (STORE / f"{group.name}.json").is_file()]
-    write_page([stored(name) for name in ran], f"python {' '.join(sys.argv)}", options.output)
+    names = [group.name for group in GROUPS]
+    ran = [name for name in names if (STORE / f"{name}.json").is_file()]
+    rest = [name for name in names if name not in ran]
+    write_page([stored(name) for name in ran], rest, options.output)
 
 
 if __name__ == "__main__":

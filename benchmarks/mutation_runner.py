@@ -126,6 +126,7 @@ class HotPlugin:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.failed.append(report.nodeid)
+            os.write(PROGRESS, f"without a mutant: {report.longreprtext}\n".encode())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:

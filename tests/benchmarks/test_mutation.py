@@ -127,10 +127,13 @@ def test_the_page_says_what_survived_and_why(
     outcomes += [outcome(parts, f"alive {n}", "survived") for n in range(survivors)]
     outcomes += [outcome(parts, f"dead {n}", "killed") for n in range(18)]
     outcomes += [outcome(parts, "endless", "timeout")]
-    run = page.GroupRun("g", 99, 7, "c", "d", 1.0, tuple(outcomes), ("tests/x.py",))
-    page.write_page([run], "make it", tmp_path / "page.md")
+    run = page.GroupRun("g", 99, 7, "c", "d", 1.0, tuple(outcomes), ("tests/x.py",), "make it", 4)
+    page.write_page([run], ["other"], tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert ("| **NOT met** |" in text) is not met
+    said = {line.split(":")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert ("**NOT met**" in said["| g"]) is not met
+    assert "| not measured | **NOT met** |" in said["| other"]
+    assert "4 of them killed in an earlier run" in text
     assert f"19 of {19 + survivors}" in text
     assert f"of all 19 of {20 + survivors}" in text
     assert f"{20 + survivors} of 99 mutants, drawn with seed 7" in text

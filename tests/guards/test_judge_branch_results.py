@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from invarlock_guards.contract import GuardResult, Violation
+from invarlock_guards.judge.policy_values import GroupLimits
 from invarlock_guards.judge.rmt import RMTPolicy, judge_rmt
 from invarlock_guards.judge.variance import Gain, judge_gain, judge_variance
 from invarlock_guards.judge.variance_policy import VariancePolicy
@@ -331,3 +332,21 @@ def test_an_interval_that_reaches_nothing_is_no_effect(monkeypatch: pytest.Monke
         {"gains": [2.0, 4.0], "tokens": [100, 100]}, VariancePolicy(min_effect_lognll=0)
     )
     assert (found.lower, found.repairable) == (0.0, False)
+
+
+def test_the_worst_multiple_leads_whatever_its_unit_is() -> None:
+    dead = [site("dead", n_newly_dead=240, n_features=800)]
+    found = evidence([branch("x", e=1.1)], [site(), *dead], edge_of_change={"w": 6.24})
+    # 0.3/0.05, 1.1/0.2 and 6.24/1.2.
+    assert [v.module for v in rmt(found, "prune").violations] == ["dead", "x", "w"]
+
+
+def test_a_sentence_rounds_what_is_no_whole_number() -> None:
+    result = rmt(evidence([branch(e=0.501234)]), error=GroupLimits(1, 1, 0.123456))
+    assert result.text == "branch error in layers.0.mlp: 0.501, allowed 0.123"
+    assert rmt(evidence([branch(e=0.0123456)])).text.endswith("at most 0.0123, allowed 0.4")
+
+
+@pytest.mark.parametrize(("judge", "guard"), [(rmt, "rmt"), (variance, "variance")])
+def test_a_result_names_its_guard_where_something_lacks(judge: Any, guard: str) -> None:
+    assert judge(evidence(parameter_share=0.1)).guard == guard

@@ -275,3 +275,39 @@ def test_a_canonical_change_is_listed_only_beside_what_it_lets_fail() -> None:
     result = spectral(change(sigma=8.0, canon=0.5), max_spectral_norm=4.0)
     assert [v.kind for v in result.violations] == ["max_spectral_norm"]
     assert result.metrics["caps_applied"] == 0
+
+
+def test_all_that_is_answered_of_an_expected_other_basis() -> None:
+    moved = change(relative_change=0.3, canon=0.1)
+    expected = spectral(moved, kind="reparametrized")
+    warned = spectral(moved, kind="any")
+    assert expected == GuardResult(
+        "spectral", True, "continue", "basis_changed", warned.text, warned.metrics, (),
+        warned.warnings,
+    )  # fmt: skip
+    assert warned.metrics["candidates"] == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"reason": "non_finite_subject", "relative_change": None},
+        {"type": "table", "family": "embed", "relative_change": 0.01},
+    ],
+)
+def test_tensors_that_are_no_matrices_are_ordered_by_name_too(values: dict[str, Any]) -> None:
+    result = spectral(*(change(name, **values) for name in "bca"), kind="cast")
+    assert [v.module for v in result.violations] == ["a", "b", "c"]
+
+
+def test_numbers_of_matrices_are_of_matrices_in_scope_alone() -> None:
+    found = [
+        change("v", type="vector", ln_sigma=9.0, relative_change=0.5),
+        change("m", "attn", ln_sigma=0.05, relative_change=0.15),
+        change("own", ln_sigma=0.01, relative_change=0.1),
+    ]
+    covered = {"ffn": ROW | {"changed": 2}, "attn": ROW | {"changed": 1}}
+    metrics = spectral(*found, scope="ffn", covered=covered).metrics
+    assert (metrics["ln_sigma"], metrics["relative_change"]) == (0.01, 0.1)
+    assert metrics["outer_change"] == 0.5
+    assert spectral(found[1]).metrics["outer_change"] == 0.0
