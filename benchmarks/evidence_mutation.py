@@ -147,7 +147,9 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
         ),
         group.tests,
         f"python benchmarks/evidence_mutation.py --groups {group.name} --seed {seed}"
-        + " --full" * (options.full and group.sample > 0),
+        + " --full" * (options.full and group.sample > 0)
+        + f" --sample {options.sample}" * bool(options.sample)
+        + " --again" * options.again,
         len(drawn) - len(todo),
     )  # fmt: skip
     STORE.mkdir(exist_ok=True)
