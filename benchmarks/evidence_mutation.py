@@ -24,7 +24,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 from mutation_mutants import Mutant, mutants_of
-from mutation_page import PAGE, GroupRun, Outcome, commit, write_page
+from mutation_page import PAGE, UNRUN, GroupRun, Outcome, commit, write_page
 from mutation_runner import LIGHT, ROOT, preload, run_cold, run_hot
 
 STORE = Path(__file__).resolve().parent / ".mutation"
@@ -96,7 +96,7 @@ def measure(group: Group, mutants: list[Mutant], jobs: int, hot_only: bool) -> l
             arguments = [*(LIGHT if group.light else ()), *test_files(named)]
             outcomes |= afresh(cold, arguments, jobs, 30 + 5 * run.seconds)
     print(f"{group.name}: hot and cold {time.monotonic() - started:.0f} s", flush=True)
-    return [outcomes.get(mutant.key, "unrun") for mutant in mutants]
+    return [outcomes.get(mutant.key, UNRUN) for mutant in mutants]
 
 
 def afresh(

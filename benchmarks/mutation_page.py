@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "measured" / "mutation.md"
 EQUIVALENTS = HERE / "mutation_equivalents.yaml"
 DEMANDED = 0.95
+UNRUN = "unrun"
+"""The outcome of a mutant that a run was broken off before, or that ``--hot`` left out."""
 WORTH_RECORDING = ("module", "function", "before", "after", "nth")
 
 
@@ -117,7 +119,7 @@ def write_page(runs: Sequence[GroupRun], unmeasured: Sequence[str], output: Path
         "It is *killed* where a test fails or a module no longer imports, *timeout* where the "
         "tests do not end in five times their processor time and ten seconds more; that counts "
         "as killed. An *equivalent* is one that survived and of which a person has written why no "
-        "test can tell it from the code. Shares stand with Wilson's 95 % interval.",
+        "test can tell it from the code. What was not run counts as not killed. Shares stand with Wilson's 95 % interval.",
         "",
         "## Claims",
         "",
@@ -160,21 +162,24 @@ def _section(run: GroupRun, listed: Sequence[Mapping[str, Any]]) -> list[str]:
         f"- commit: {run.commit}; {run.date}",
         f"- tests: {', '.join(f'`{name}`' for name in run.tests)}",
         "",
-        "| module | mutants | killed | timeout | survived | equivalent | killed of the rest |",
-        "|---|---|---|---|---|---|---|",
+        "| module | mutants | killed | timeout | survived | not run | equivalent "
+        "| killed of all that are not equivalent |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for module in sorted({found.module for found in run.outcomes}):
         own = [found for found in run.outcomes if found.module == module]
         count = Counter(found.outcome for found in own)
         equal = sum(not f.killed and reason_of(f, listed) is not None for f in own)
+        left_out = sum(f.outcome == UNRUN and reason_of(f, listed) is None for f in own)
         killed = count["killed"] + count["timeout"]
         lines.append(
             f"| {module} | {len(own)} | {count['killed']} | {count['timeout']} "
-            f"| {len(own) - killed - equal} | {equal} | {told(killed, len(own) - equal)} |"
+            f"| {len(own) - killed - equal - left_out} | {left_out} | {equal} "
+            f"| {told(killed, len(own) - equal)} |"
         )
     left = [(found, reason_of(found, listed)) for found in run.outcomes if not found.killed]
     for title, rows in (
-        ("Survivors", [row for row in left if row[1] is None]),
+        ("Survivors", [row for row in left if row[1] is None and row[0].outcome != UNRUN]),
         ("Equivalents", [row for row in left if row[1] is not None]),
     ):
         if rows:

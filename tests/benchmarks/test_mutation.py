@@ -124,7 +124,8 @@ def test_the_page_says_what_survived_and_why(
     listed.write_text("- {module: m.thing, before: 'x > 1', after: 'same', reason: 'no one sees'}")
     monkeypatch.setattr(page, "EQUIVALENTS", listed)
     outcomes = [outcome(parts, "same", "survived")]
-    outcomes += [outcome(parts, f"alive {n}", "survived") for n in range(survivors)]
+    outcomes += [outcome(parts, f"alive {n}", "survived") for n in range(survivors - 1)]
+    outcomes.append(outcome(parts, "never", "unrun"))
     outcomes += [outcome(parts, f"dead {n}", "killed") for n in range(18)]
     outcomes += [outcome(parts, "endless", "timeout")]
     run = page.GroupRun("g", 99, 7, "c", "d", 1.0, tuple(outcomes), ("tests/x.py",), "make it", 4)
@@ -133,9 +134,11 @@ def test_the_page_says_what_survived_and_why(
     said = {line.split(":")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert ("**NOT met**" in said["| g"]) is not met
     assert "| not measured | **NOT met** |" in said["| other"]
+    assert f"| m.thing | {20 + survivors} | 18 | 1 | {survivors - 1} | 1 | 1 |" in text
+    assert "`` never ``" not in text
     assert "4 of them killed in an earlier run" in text
     assert f"19 of {19 + survivors}" in text
     assert f"of all 19 of {20 + survivors}" in text
     assert f"{20 + survivors} of 99 mutants, drawn with seed 7" in text
-    assert "`` alive 0 ``" in text
+    assert ("`` alive 0 ``" in text) is (survivors > 1)
     assert "`` same `` | no one sees |" in text
