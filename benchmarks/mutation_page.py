@@ -119,7 +119,8 @@ def write_page(runs: Sequence[GroupRun], unmeasured: Sequence[str], output: Path
         "It is *killed* where a test fails or a module no longer imports, *timeout* where the "
         "tests do not end in five times their processor time and ten seconds more; that counts "
         "as killed. An *equivalent* is one that survived and of which a person has written why no "
-        "test can tell it from the code. What was not run counts as not killed. Shares stand with Wilson's 95 % interval.",
+        "test can tell it from the code. What was not run counts as not killed. "
+        "Shares stand with Wilson's 95 % interval.",
         "",
         "## Claims",
         "",
