@@ -311,3 +311,10 @@ def test_numbers_of_matrices_are_of_matrices_in_scope_alone() -> None:
     assert (metrics["ln_sigma"], metrics["relative_change"]) == (0.01, 0.1)
     assert metrics["outer_change"] == 0.5
     assert spectral(found[1]).metrics["outer_change"] == 0.0
+
+
+def test_a_vector_that_moved_counts_among_max_caps() -> None:
+    moved = change("v", type="vector", relative_change=0.02)
+    result = spectral(moved, kind="cast", max_caps=1)
+    assert (result.passed, result.reason) == (True, "within_max_caps")
+    assert result.metrics["caps_applied"] == 1
