@@ -17,14 +17,14 @@ DEMO_OUT := invarlock-out
 FINGERPRINT := $(BIN)/python scripts/user_fingerprint.py
 
 .PHONY: help dev-install demo test lint format format-check types layers docs bench verify clean \
-	evidence-statistics evidence-guards evidence-guards-models tuned
+	evidence-statistics evidence-guards evidence-guards-models evidence-mutation tuned
 
 help:
 	@echo 'make demo     both shipped models through suite demo, then verify the evidence pack'
 	@echo 'make test     the tests; PYTEST_ARGS="-n0 -k word" for some'
 	@echo 'make verify   tests, lint, format check, types, layer rules, docs'
 	@echo 'make lint, format, docs, bench, tuned, dev-install, clean'
-	@echo 'make evidence-statistics, evidence-guards: the pages under docs/measured'
+	@echo 'make evidence-statistics, evidence-guards, evidence-mutation: the pages under docs/measured'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or newer on PATH: set PYTHON=' >&2; exit 1; }
@@ -84,6 +84,12 @@ evidence-guards-models: $(READY)
 GUARDS_ARGS ?= --jobs 2
 evidence-guards: evidence-guards-models
 	$(BIN)/python benchmarks/evidence_guards.py $(GUARDS_ARGS)
+
+# Mutants of the judges, of decide, and samples of the checks and measures (all of them with --full);
+# rewrites docs/measured/mutation.md. Not for Windows: each mutant is tested in a forked process.
+MUTATION_ARGS ?= --jobs 2
+evidence-mutation: $(READY)
+	$(BIN)/python benchmarks/evidence_mutation.py $(MUTATION_ARGS)
 
 # The shipped models' own clean parameters, searched by the option that users have; two minutes.
 tuned: $(READY)
