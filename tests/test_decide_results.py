@@ -251,14 +251,14 @@ def test_another_packages_guard_gates_unless_it_is_monitored(
 ) -> None:
     asked: list[Any] = []
 
-    def attested(name: str, of: Any, mode: str) -> CheckDecision:
-        asked.append((name, of.model, mode))
+    def attested(name: str, of: Any, mode: str, *, strict_prepare: bool) -> CheckDecision:
+        asked.append((name, of.model, mode, strict_prepare))
         return CheckDecision(name, Outcome.PASS, "attested", "fine")
 
     monkeypatch.setattr(module, "attested_check", attested)
     decide(facts(), policy(checks=("mine",), modes={}))
     decide(facts(), policy(checks=("mine",), modes={"mine": "monitor"}))
-    assert asked == [("mine", "m", "gate"), ("mine", "m", "monitor")]
+    assert asked == [("mine", "m", "gate", True), ("mine", "m", "monitor", True)]
 
 
 # Expectations.

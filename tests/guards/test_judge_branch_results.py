@@ -47,7 +47,8 @@ def test_all_that_rmt_answers_of_sound_branches() -> None:
             "largest_error": 0.125, "largest_error_module": "layers.0.mlp",
             "largest_angle": -0.002, "largest_angle_module": "layers.1.mlp",
             "largest_feature_edge": -0.05, "largest_feature_edge_module": "layers.0.mlp.down",
-            "n_newly_dead": 7, "outliers_bare_ffn": 20, "outliers_guarded_ffn": 20,
+            "n_newly_dead": 7, "outliers": "measured", "outlier_factor": 1.5 * 1.10,
+            "outliers_bare_ffn": 20, "outliers_guarded_ffn": 20,
             "outliers_delta_ffn": 0, "epsilon_ffn": 0.1, "stable": True,
         },
     )  # fmt: skip
@@ -65,6 +66,7 @@ def test_all_that_variance_answers_of_sound_branches() -> None:
             "n_branches": 3, "n_branches_compared": 3, "largest_log_rms": -0.05,
             "largest_log_rms_module": "layers.1.mlp", "largest_norm_log_rms": -0.01,
             "largest_norm_log_rms_module": "norm", "proposals": "not_measured",
+            "proposals_reason": "no proposal was looked for",
         },
     )  # fmt: skip
     alone = variance(evidence([branch()], []))
@@ -299,8 +301,9 @@ def test_the_least_effect_is_an_effect_and_none_is_not() -> None:
 
 def test_every_number_of_proposals_is_reported() -> None:
     made = {
-        "n_eligible": 3, "reason": "r", "scales": {"a": 0.97, "b": 1.02},
-        "ab": {"gains": [3.0, 3.0], "tokens": [100.0, 100.0]},
+        "rules": VariancePolicy().proposal_rules(), "remediation": None,
+        "n_eligible": 3, "reason": "r", "scales": {"a": 0.97, "b": 1.02}, "ab_reason": None,
+        "ab": {"documents": [0, 1], "gains": [3.0, 3.0], "tokens": [100.0, 100.0]},
     }  # fmt: skip
     said = {
         "proposals": "measured", "proposals_reason": "r", "n_eligible": 3, "n_proposed": 2,
@@ -312,13 +315,21 @@ def test_every_number_of_proposals_is_reported() -> None:
     found = evidence([branch()], [], proposals=made)
     assert variance(found).metrics == whole | said | {
         "gain": 0.03, "gain_lower": 0.03, "gain_upper": None, "gain_documents": 2,
-        "repairable": True,
+        "repairable": True, "reading": "repairable: a scale alone wins loss back",
     }  # fmt: skip
-    untested = {key: value for key, value in made.items() if key != "ab"}
+    untested = made | {"ab": None}
     assert variance(found | {"proposals": untested}).metrics == whole | said
-    uneven = made | {"ab": {"gains": [3.0], "tokens": [1.0, 2.0]}}
-    assert variance(found | {"proposals": uneven}).metrics == whole | said | {
-        "proposals_reason": "gains and tokens are of other documents"
+    uneven = made | {"ab": {"documents": [0, 1], "gains": [3.0], "tokens": [1.0, 2.0]}}
+    assert variance(found | {"proposals": uneven}).metrics == whole | said
+    unsaid = made | {"reason": None, "ab": None, "ab_reason": "a"}
+    assert variance(found | {"proposals": unsaid}).metrics == whole | said | {
+        "proposals_reason": "a"
+    }
+    other = made | {"rules": made["rules"] | {"scope": "attn", "deadband": 0.5}}
+    assert variance(found | {"proposals": other}).metrics == whole | {
+        "proposals": "not_measured",
+        "proposals_reason": "not under this policy: scope attn was measured, ffn is asked for; "
+        "deadband 0.5 was measured, 0.02 is asked for",
     }
     none = made | {"n_eligible": 0}
     assert variance(found | {"proposals": none}).metrics == whole | {
