@@ -48,7 +48,8 @@ class PreparedGuard:
 
     ``step`` is where ``problem`` arose; ``ends`` says that nobody is asked behind its abort;
     ``key`` is what the bench keeps a ``reusable`` one under.
-    ``turn`` is what the baseline was before and after, as the record holds it.
+    ``turn`` is what the baseline was before and after, as the record holds it, and ``repeatable``
+    whether passes of it have the same bits.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PreparedGuard:
     reusable: bool = False
     key: str = ""
     turn: Mapping[str, Any] | None = None
+    repeatable: bool = True
 
     def entry(self, answer: Any = None, problem: GuardError | None = None) -> dict[str, Any]:
         """What the record holds of it: who answered, and the answer or the problem."""
@@ -107,17 +109,22 @@ def _watched(bench: Bench, watch: _Watch, who: str, step: str) -> Iterator[None]
         GuardError: ``GUARD_ALTERED_MODEL``.
     """
     try:
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            # The models are used again, with smaller batches.
-            watch.prove(who, step)
-            raise
-        watch.prove(who, step)
+        yield
     except torch.OutOfMemoryError:
+        # The models are used again, with smaller batches.
+        _prove(bench, watch, who, step)
         raise
     except BaseException:
-        # Interrupted, nothing is proved: the next use loads it afresh.
+        bench.drop()
+        raise
+    _prove(bench, watch, who, step)
+
+
+def _prove(bench: Bench, watch: _Watch, who: str, step: str) -> None:
+    try:
+        watch.prove(who, step)
+    except BaseException:
+        # Interrupted or out of memory, nothing is proved: the next use loads it afresh.
         bench.drop()
         raise
 
@@ -167,7 +174,8 @@ def _prepared(
             raise
         # Without its trace, which would keep the changed model alive.
         one = replace(new, problem=error.with_traceback(None))
-    return replace(one, turn=watch.models[0].steps[-1])
+    model = watch.models[0]
+    return replace(one, turn=model.steps[-1], repeatable=model.repeatable)
 
 
 def _made(one: PreparedGuard, guard: ForeignGuard, bench: Bench, draw: int) -> PreparedGuard:
@@ -248,7 +256,9 @@ def _watch_of_both(bench: Bench, draw: int, subject: Subject, watch: ModelWatch 
         watch = subject_watch(bench, draw, subject, subject.digests if subject.in_place else None)
     if subject.loaded.model is bench.baseline.model:
         return _Watch(watch)
-    return _Watch(watch, baseline_watch(bench, draw, watch.steps))
+    beside = baseline_watch(bench, draw, watch.steps)
+    watch.repeatable = watch.repeatable and beside.repeatable
+    return _Watch(watch, beside)
 
 
 def _unasked(one: PreparedGuard, why: str) -> dict[str, Any]:

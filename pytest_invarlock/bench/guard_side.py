@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from invarlock_guards.measure.watched_forward import Batch
 
     from pytest_invarlock.adapters import LoadedModel
+    from pytest_invarlock.bench.foreign_guards import PreparedGuard
     from pytest_invarlock.bench.rescaling import RescalingTrial
     from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.data import WindowSet
@@ -201,19 +202,20 @@ def _looks(
 
 def overhead_evidence(
     recorded: RecordedBaseline,
-    prepared: Sequence[Mapping[str, Any]],
+    prepared: Sequence[PreparedGuard],
     subject: Subject,
     watch: ModelWatch | None,
 ) -> GuardEvidence:
     """What the guards' turns left of the models, as the record holds it.
 
-    ``prepared`` are the turns of other packages' guards on the baseline; ``watch`` is the
+    ``prepared`` are other packages' guards, with their turns on the baseline; ``watch`` is the
     subject's, None where it has no model that could be watched.
     """
     why = subject.load_failure or "the subject cannot be measured"
+    baseline_repeats = recorded.repeatable and all(one.repeatable for one in prepared)
     return {
-        "repeatable": recorded.repeatable and (watch is None or watch.repeatable),
-        "prepare": [*recorded.steps, *prepared],
+        "repeatable": baseline_repeats and (watch is None or watch.repeatable),
+        "prepare": [*recorded.steps, *(dict(one.turn) for one in prepared if one.turn is not None)],
         "validate": {"not_evaluated": why} if watch is None else watch.steps,
     }
 

@@ -189,7 +189,7 @@ def proof_window(baseline: LoadedModel, windows: WindowSet, plan: MeasurementPla
 
 def guard_windows(windows: WindowSet, plan: MeasurementPlan) -> Sequence[Window]:
     """The windows that guards look at: of documents of neither arm, or else the preview's first."""
-    return windows.calibration or first_counted(windows.preview, plan.windows.guard_windows)
+    return first_counted(windows.calibration or windows.preview, plan.windows.guard_windows)
 
 
 def baseline_watch(

@@ -136,14 +136,17 @@ class Bench:
     def use_windows(self, draw: int, windows: WindowSet) -> None:
         """Measure draw ``draw`` on ready-made windows from now on."""
         if self.draws.use(draw, windows):
-            self._evidence.pop(draw, None)
-            self._recorded.pop(draw, None)
+            self._forget_draw(draw)
 
     def use_drawn_windows(self, draw: int) -> None:
         """Measure draw ``draw`` on the provider's windows again."""
         if self.draws.use_drawn(draw):
-            self._evidence.pop(draw, None)
-            self._recorded.pop(draw, None)
+            self._forget_draw(draw)
+
+    def _forget_draw(self, draw: int) -> None:
+        self._evidence.pop(draw, None)
+        self._recorded.pop(draw, None)
+        self.kept_guards.clear()
 
     def baseline_evidence(self, draw: int) -> BaselineEvidence:
         """Scores of the unedited baseline and its noise floor: once per host and draw."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.checks.ratio_numbers import exp
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.policy.decision_policy import GUARD_OVERHEAD
+from pytest_invarlock.policy.edit_names import STRUCTURAL_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ PARTS: Mapping[str, str] = {
 }
 """What of a state is compared, and how that is told."""
 _PREPARED_TOO = ("invariants", "rmt", "variance")
+_LOOKS = (("prepare", "baseline"), ("validate", "subject"), ("validate", "baseline"))
 Step = dict[str, Any]
 
 
@@ -159,12 +161,19 @@ def _missing(facts: Facts, evidence: Mapping[str, Any]) -> str | None:
     """A guard that said something, and whose turn nobody watched."""
     spoke = [n for n, e in facts.guards.items() if n != CHECK and "not_evaluated" not in e]
     spoke += [name for name, entry in facts.attested.items() if entry["answer"] is not None]
-    for phase in ("prepare", "validate"):
-        watched = {name for step in evidence[phase] for name in step["guards"]}
+    apart = facts.edit is None or facts.edit.get("name") in STRUCTURAL_FAULTS
+    for phase, which in _LOOKS:
+        watched = {
+            name for step in evidence[phase] if step["model"] == which for name in step["guards"]
+        }
         for name in spoke:
-            looks = phase == "validate" or name in _PREPARED_TOO or name in facts.attested
+            if (phase, which) == ("prepare", "baseline"):
+                looks = name in _PREPARED_TOO or name in facts.attested
+            else:
+                # Other packages' guards may reach the baseline beside a subject that is another.
+                looks = which == "subject" or (apart and name in facts.attested)
             if looks and name not in watched:
-                return f"the record does not say what {phase} of {name} left of the model"
+                return f"the record does not say what {phase} of {name} left of the {which}"
     return None
 
 
@@ -180,7 +189,7 @@ def _contradiction(
         if any(state[key] != states[0][key] for state in states for key in compared):
             return f"the {which} is another before one turn than before the next"
         # What a damaged checkpoint loads as is not what its files hold.
-        known = which == "baseline" or facts.edit is None
+        known = which == "baseline" or (facts.edit or {}).get("name") not in STRUCTURAL_FAULTS
         stated = identity.get("tensors_digest")
         if states and known and stated is not None and states[0]["tensors"] != stated:
             return f"the guards' {which} is another model than the one that was measured"

@@ -78,9 +78,12 @@ def _sums(facts: Facts, arm: Arm, ab: Mapping[str, Any] | None) -> str | None:
     tokens: dict[int, int] = {}
     for name, count in zip(losses.documents.tolist(), losses.tokens.tolist(), strict=True):
         tokens[name] = tokens.get(name, 0) + count
-    # Ready-made windows lend some of their documents to the guards.
-    given = (facts.plan.get("source") or {}).get("provider") == "given"
-    if not given and set(ab["documents"]) != set(tokens):
+    if len(set(ab["documents"])) < len(ab["documents"]):
+        return "a gain of rescalings counts a document twice"
+    # Ready-made windows lend some of their documents to the guards, and so does the tuning pool.
+    lends = (facts.plan.get("source") or {}).get("provider") == "given"
+    lends = lends or facts.plan["windows"].get("pool") == "tuning"
+    if not lends and set(ab["documents"]) != set(tokens):
         return f"the gain of rescalings is of other documents than the {arm} arm's"
     if any(tokens.get(k) != v for k, v in zip(ab["documents"], ab["tokens"], strict=True)):
         return f"the gain of rescalings is of other tokens than the {arm} arm's"

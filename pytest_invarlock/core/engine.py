@@ -289,8 +289,7 @@ def _looked_at(
     # Last of all that looks at the subject: others' code has no say in our numbers.
     attested = attested_answers(bench, scenario, draw, subject, before.foreign, watch)
     if watched:
-        turns = [one.turn for one in before.foreign if one.turn is not None]
-        guards[OVERHEAD] = overhead_evidence(before.recorded, turns, subject, watch)
+        guards[OVERHEAD] = overhead_evidence(before.recorded, before.foreign, subject, watch)
     if watch is not None and watch.altered_by is not None:
         bench.drop()
     return guards, attested
@@ -331,6 +330,8 @@ def _measured_plan(bench: Bench, draw: int, windows: WindowSet) -> MeasurementPl
         stride=windows.seq_len,
         preview_windows=len(windows.preview),
         final_windows=len(windows.final),
+        # Whoever gives windows decides how many there are to lend.
+        guard_windows=n_guard_windows(windows, plan, given=True),
     )
     return replace(plan, windows=selection)
 

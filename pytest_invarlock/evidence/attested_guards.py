@@ -117,7 +117,7 @@ def _judge_of(name: str, entry: Mapping[str, Any]) -> _Judge | Finding:
     if other:
         return _finding("GUARD_OTHER_CODE", f"guard {name} is not run: {'; '.join(other)}")
     try:
-        factory = one.load()
+        factory = _called(f"guard {name}: its import", one.load)
         made = _called(
             f"guard {name}: making it", lambda: factory(**copy.deepcopy(dict(entry["parameters"])))
         )

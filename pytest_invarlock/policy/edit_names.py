@@ -38,6 +38,13 @@ LIGHT_PRUNING = 0.30
 """Up to this sparsity the guards' limits for ``prune`` hold; beyond it, those for ``any``."""
 
 
+STRUCTURAL_FAULTS = (
+    "dtype_change", "missing_tensors", "shape_mismatch", "tokenizer_mismatch",
+    "weight_tying_break",
+)  # fmt: skip
+"""Faults of a view of the checkpoint: what it loads as is not what its files hold."""
+
+
 def declared_kind(edit: EditSpec) -> str:
     """The kind of change that ``edit``, with its parameters, declares: a word of `KINDS`' values.
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-from pytest_invarlock.bench import model_watch
+from pytest_invarlock.bench import foreign_guards, model_watch
 from pytest_invarlock.bench.foreign_guards import attested_answers, prepare_guards
+from pytest_invarlock.bench.guard_sources import CallersGuards
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import tensor_digests
 from pytest_invarlock.core.engine import measure
@@ -672,6 +674,44 @@ def test_a_reusable_guard_is_prepared_once_for_each_draw(keeping: Any) -> None:
     assert [f.attested["mine"]["answer"]["metrics"]["drawn"] for f in of_fresh] == [
         answer["drawn"] for answer in answers[:3]
     ]
+
+
+def test_other_windows_are_shown_to_a_reusable_guard_anew(keeping: Any, resident: Bench) -> None:
+    kept, _ = keeping("Keeps", (NOOP, 0))
+    drawn = resident.windows(0)
+    resident.use_windows(0, replace(drawn, calibration=drawn.preview[:1]))
+    try:
+        measure(resident.pair, NOOP, resident.plan, bench=resident)
+    finally:
+        resident.use_drawn_windows(0)
+    assert len(kept.prepared) == 2
+    assert not resident.kept_guards
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_where_memory_ran_out_in_the_proof_the_baseline_is_loaded_again(
+    raises: bool, resident: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hungry:
+        name = "mine"
+
+        def prepare(self, model: Any, *_: Any) -> dict[str, bool]:
+            model.lm_head.register_forward_hook(lambda *given: given[-1] * 1.05)
+            if raises:
+                raise torch.OutOfMemoryError("prepare")
+            return {"ready": True}
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("proof")
+
+    monkeypatch.setattr(resident, "guard_source", CallersGuards({"mine": Hungry()}))
+    monkeypatch.setattr(foreign_guards._Watch, "prove", full)
+    resident.plan = replace(PLAN, foreign_guards=(ForeignGuard("mine"),))
+    loads = resident.counters.baseline_loads
+    with pytest.raises(torch.OutOfMemoryError):
+        foreign_guards.prepare_guards(resident, 0)
+    assert not resident.baseline.model.lm_head._forward_hooks
+    assert resident.counters.baseline_loads == loads + 1
 
 
 @pytest.mark.parametrize("wrong", ["prepare()", "validate()", "raises"])

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from pytest_invarlock.checks.guard_overhead import guard_overhead
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.edit_names import STRUCTURAL_FAULTS
 from pytest_invarlock.records import Facts
 
 from .made import ALL_CHECKS, BASE, CLEAN, OTHER, facts, policy
@@ -192,3 +194,31 @@ def test_it_is_no_sign_of_damage_and_spoils_one() -> None:
 def test_by_itself_it_judges_no_subject() -> None:
     decision = decide(measured(), demanding(checks=(CHECK,)))
     assert decision.outcome is Outcome.ERROR
+
+
+def test_turns_that_were_watched_on_the_other_model_are_missing() -> None:
+    other = turn("baseline", "invariants", "mine")
+    look = [turn("subject", "someone"), other]
+    assert judged(evidence(validate=look)).reason == "incomplete"
+    swapped = evidence(prepare=[turn("subject", "invariants")])
+    assert judged(swapped).reason == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (None, "contradictory"),
+        ({"name": "quant_rtn"}, "contradictory"),
+        ({"name": "missing_tensors"}, "unaltered"),
+    ],
+)
+def test_turns_on_another_subject_contradict(edit: Any, reason: str) -> None:
+    found = evidence(validate=[turn("baseline", "invariants") | {"model": "subject"}])
+    check = guard_overhead(measured(found, edit=edit), demanding())
+    assert check.reason == reason
+
+
+def test_structural_faults_are_those_that_there_are() -> None:
+    from pytest_invarlock.faults.structural import VIEW_FAULTS
+
+    assert set(STRUCTURAL_FAULTS) == set(VIEW_FAULTS)

@@ -15,6 +15,7 @@ from jsonschema.validators import Draft202012Validator
 from pytest_invarlock.bench.resident import Bench
 from pytest_invarlock.bench.tensor_digest import tensor_digests
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.core.engine import measure
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
@@ -152,6 +153,10 @@ def forged(facts: Facts, change: Callable[[dict[str, Any]], object]) -> Facts:
         (lambda p: p["ab"]["tokens"].__setitem__(0, 1), "other tokens"),
         (lambda p: p["ab"]["gains"].append(1.0), "differ in number"),
         (lambda p: [p["ab"][k].pop() for k in ("documents", "gains", "tokens")], "other documents"),
+        (
+            lambda p: [p["ab"][k].append(p["ab"][k][0]) for k in ("documents", "gains", "tokens")],
+            "a document twice",
+        ),
         (lambda p: p["remediation"].update(ab=p["ab"]), "other documents"),
         (lambda p: p["remediation"]["tensors"].clear(), "other modules"),
         (
@@ -178,3 +183,15 @@ def test_rescalings_stand_in_plan_and_evidence_or_in_neither(record: Record) -> 
     assert (missing.outcome, missing.reason) == (Outcome.ERROR, "contradictory")
     neither = variance_of(replace(record.facts, plan=plan, guards=guards))
     assert (neither.outcome, neither.numbers["proposals"]) == (Outcome.FAIL, "not_measured")
+
+
+def test_in_tuning_the_documents_that_guards_saw_are_left_out(record: Record) -> None:
+    def less(proposals: dict[str, Any]) -> None:
+        for values in proposals["ab"].values():
+            values.pop()
+
+    windows = {**record.facts.plan["windows"], "pool": "tuning"}
+    facts = replace(forged(record.facts, less), plan={**record.facts.plan, "windows": windows})
+    assert guard_contradiction("variance", facts) is None
+    certifying = replace(facts, plan=record.facts.plan)
+    assert "other documents" in str(guard_contradiction("variance", certifying))
