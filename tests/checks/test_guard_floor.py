@@ -124,3 +124,16 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ConfigError) as caught:
         build_policy({"floors": {"guard_window_share": share}}, Settings(), {})
     assert caught.value.code == "FLOORS"
+
+
+@pytest.mark.parametrize("n_calibration", [0, 6])
+def test_ready_made_windows_are_held_to_what_they_lend(n_calibration: int) -> None:
+    own = Bench(Pair(MODEL, MODEL), PLAN)
+    drawn = own.drawn_windows(0)
+    arms = {arm: windows[:1] for arm, windows in drawn.arms.items()}
+    lent = (*drawn.calibration, *drawn.preview)[:n_calibration]
+    own.use_windows(0, replace(drawn, arms=arms, calibration=lent))
+    facts = measure(own.pair, Scenario("noop", edit=EditSpec("noop")), PLAN, bench=own).facts
+    n = 4 if n_calibration else 1
+    assert facts.plan["windows"]["guard_windows"] == facts.data["n_guard_windows"] == n
+    assert {check.outcome for check in judged(facts).values()} == {Outcome.PASS}
