@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # One thread each: a forked child has none of its parent's threads, and waits for them for ever.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -27,6 +28,11 @@ from mutation_mutants import Mutant, mutants_of
 from mutation_page import PAGE, UNRUN, GroupRun, Outcome, commit, write_page
 from mutation_runner import LIGHT, ROOT, preload, run_cold, run_hot
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BLOCK = 60
+Found = dict[tuple[str, str, str, str, int], str]
 STORE = Path(__file__).resolve().parent / ".mutation"
 GUARDS = "guards/invarlock_guards"
 # Not test_guard_consistency: its fixtures measure models.
@@ -81,27 +87,34 @@ def all_mutants(group: Group, only: str) -> list[Mutant]:
     ]
 
 
-def measure(group: Group, mutants: list[Mutant], jobs: int, hot_only: bool) -> list[str]:
-    """The outcome of each of ``mutants``: hot, and cold where that is not enough."""
+def measure(
+    group: Group, mutants: list[Mutant], jobs: int, hot_only: bool, keep: Callable[[Found], None]
+) -> Found:
+    """The outcome of each of ``mutants``: hot, and cold where that is not enough.
+
+    ``keep`` is told what is known after each block, so that a run broken off loses one at most.
+    """
     tests = [*(LIGHT if group.light else ()), *test_files(group.tests)]
     hot = [mutant for mutant in mutants if mutant.function is not None]
     started = time.monotonic()
     run = run_hot(hot, tests, jobs)
     print(f"{group.name}: hot {time.monotonic() - started:.0f} s", flush=True)
     outcomes = dict(zip((m.key for m in hot), run.outcomes, strict=True))
+    keep(outcomes)
     preload(run.imported)
     for named in (group.first, group.tests) if not hot_only else ():
         cold = [m for m in mutants if outcomes.get(m.key) not in ("killed", "timeout")]
         if cold and named:
             arguments = [*(LIGHT if group.light else ()), *test_files(named)]
-            outcomes |= afresh(cold, arguments, jobs, 30 + 5 * run.seconds)
+            for at in range(0, len(cold), BLOCK):
+                some = cold[at : at + BLOCK]
+                outcomes |= afresh(some, arguments, jobs, 30 + 5 * run.seconds)
+                keep(outcomes)
     print(f"{group.name}: hot and cold {time.monotonic() - started:.0f} s", flush=True)
-    return [outcomes.get(mutant.key, UNRUN) for mutant in mutants]
+    return outcomes
 
 
-def afresh(
-    mutants: list[Mutant], arguments: list[str], jobs: int, seconds: float
-) -> dict[tuple[str, str, str, str, int], str]:
+def afresh(mutants: list[Mutant], arguments: list[str], jobs: int, seconds: float) -> Found:
     """The outcome of each mutant imported afresh, once the tests pass on the unchanged module."""
     whole = (ROOT / mutants[0].path).read_text(encoding="utf-8")
     unchanged = replace(mutants[0], statement=whole, above="", below="")
@@ -135,29 +148,38 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
     }  # fmt: skip
     todo = [mutant for mutant in drawn if mutant.key not in before]
     print(f"{group.name}: {len(todo)} of {len(mutants)} mutants, seed {seed}", flush=True)
-    new = dict(
-        zip((m.key for m in todo), measure(group, todo, options.jobs, options.hot), strict=True)
-    )
-    run = GroupRun(
-        group.name, len(mutants), seed, commit(), f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
-        (time.monotonic() - started) / 60,
-        tuple(
-            before.get(m.key) or Outcome(*m.key, m.path, m.line, digests[m.path], new[m.key])
-            for m in drawn
-        ),
-        group.tests,
+    command = (
         f"python benchmarks/evidence_mutation.py --groups {group.name} --seed {seed}"
         + " --full" * (options.full and group.sample > 0)
         + f" --sample {options.sample}" * bool(options.sample)
-        + " --again" * options.again,
-        len(drawn) - len(todo),
-    )  # fmt: skip
-    STORE.mkdir(exist_ok=True)
-    document = json.dumps(asdict(run), indent=1)
-    (STORE / f"{group.name}.json").write_text(document, encoding="utf-8")
+        + " --again" * options.again
+    )
+
+    def made(found: Found) -> GroupRun:
+        return GroupRun(
+            group.name, len(mutants), seed, commit(), f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
+            (time.monotonic() - started) / 60,
+            tuple(
+                before.get(m.key)
+                or Outcome(*m.key, m.path, m.line, digests[m.path], found.get(m.key, UNRUN))
+                for m in drawn
+            ),
+            group.tests, command, len(drawn) - len(todo),
+        )  # fmt: skip
+
+    run = made(measure(group, todo, options.jobs, options.hot, lambda found: store(made(found))))
+    store(run)
     killed = sum(found.killed for found in run.outcomes)
     print(f"{group.name}: {killed} of {len(run.outcomes)} killed", flush=True)
     return run
+
+
+def store(run: GroupRun) -> None:
+    """Keep a run, whole or as far as it came, in place of the group's last one."""
+    STORE.mkdir(exist_ok=True)
+    new = STORE / f"{run.name}.json.new"
+    new.write_text(json.dumps(asdict(run), indent=1), encoding="utf-8")
+    new.replace(STORE / f"{run.name}.json")
 
 
 def stored(name: str) -> GroupRun:
