@@ -99,14 +99,8 @@ def check_arguments(marker: pytest.Mark) -> None:
 
 def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     """The comparison of the marker nearest to a test; settings made elsewhere win."""
-    from pytest_invarlock.policy.guard_limits import with_outlier_factor
-    from pytest_invarlock.policy.plan_settings import (
-        build_plan,
-        build_policy,
-        with_foreign_guards,
-    )
-    from pytest_invarlock.policy.rescaling_settings import with_rescaling
-    from pytest_invarlock.policy.sequential_settings import with_sequence
+    from pytest_invarlock.policy.demanded_plan import demanded_plan
+    from pytest_invarlock.policy.plan_settings import build_policy
     from pytest_invarlock.policy.settings import Setting
     from pytest_invarlock.policy.suite import display_name
 
@@ -136,10 +130,7 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     )
     expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy({}, effective, expectations)
-    plan = with_sequence(build_plan({}, effective, root), policy, effective)
-    plan = with_outlier_factor(plan, policy.guards)
-    plan = with_rescaling(plan, policy)
-    plan = with_foreign_guards(plan, {}, effective, None)
+    plan = demanded_plan({}, effective, root, policy)
     return Comparison(pair, scenario, plan, policy, effective.number("repeats") or 1)
 
 

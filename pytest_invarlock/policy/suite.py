@@ -12,16 +12,11 @@ from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.path_names import check_distinct
 from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.demanded_plan import demanded_plan
 from pytest_invarlock.policy.extended_document import extended
-from pytest_invarlock.policy.guard_limits import with_outlier_factor
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.placed_errors import placing_errors
-from pytest_invarlock.policy.plan_settings import (
-    build_plan,
-    build_policy,
-    with_foreign_guards,
-)
-from pytest_invarlock.policy.rescaling_settings import with_rescaling
+from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import PACKAGE, names, read_text
 from pytest_invarlock.policy.run_configuration import (
     is_run_configuration,
@@ -30,7 +25,6 @@ from pytest_invarlock.policy.run_configuration import (
     suite_value,
 )
 from pytest_invarlock.policy.schema_check import check_document
-from pytest_invarlock.policy.sequential_settings import with_sequence
 from pytest_invarlock.policy.suite_scenarios import (
     ScenarioEntry,
     located,
@@ -210,10 +204,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         for scenario in scenarios
     }
     policy = build_policy({}, settings, expectations)
-    plan = with_sequence(build_plan({}, settings, rootpath), policy, settings)
-    plan = with_outlier_factor(plan, policy.guards)
-    plan = with_rescaling(plan, policy)
-    plan = with_foreign_guards(plan, {}, settings, None)
+    plan = demanded_plan({}, settings, rootpath, policy)
     return Suite(
         name=COMPARE,
         node_prefix=f"invarlock/{COMPARE}",
@@ -291,10 +282,8 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
     }
     with placing_errors(document, settings):
         policy = build_policy(value, settings, expectations, folder)
-        plan = with_sequence(build_plan(value, settings, folder), policy, settings)
-        plan = with_outlier_factor(plan, policy.guards)
-        plan = with_rescaling(plan, policy)
-        plan = with_foreign_guards(plan, value, settings, folder)
+        probes = {probe for entry in entries for probe in entry.scenario.probes}
+        plan = demanded_plan(value, settings, folder, policy, probes)
     return Suite(
         name=value["name"],
         node_prefix=prefix,
