@@ -24,6 +24,7 @@ import pytest_invarlock.evidence.run_pack
 import pytest_invarlock.lending  # noqa: F401
 from pytest_invarlock.cli import main
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.resources import read_text
 from pytest_invarlock.policy.tiers import load_tier
 from pytest_invarlock.run_commands import suite_file
 
@@ -53,6 +54,13 @@ edit: {name: quant_rtn, plan: {bitwidth: 8, per_channel: true, scope: attn}}
 guards: {order: [invariants, spectral, rmt, variance, invariants], spectral: {mode: monitor}}
 output: {dir: runs}
 """
+TEXT_ONLY = (
+    read_text("tiers", "balanced.yaml")
+    .replace(" spectral, rmt, variance,", "", 1)
+    .replace(", guard_overhead]", "]", 1)
+    .replace("name: balanced", "name: text-only", 1)
+)
+TEXT_CHECKS = CHECKS - 4
 PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
 
 
@@ -108,6 +116,11 @@ def become(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callab
 def collected(result: subprocess.CompletedProcess[str]) -> list[str]:
     assert result.returncode == 0, result.stdout + result.stderr
     return [line for line in result.stdout.splitlines() if "::" in line and "Warning" not in line]
+
+
+def items(result: pytest.RunResult) -> list[str]:
+    assert result.ret == 0, result.stdout.str()
+    return [line for line in result.outlines if "::" in line and "Warning" not in line]
 
 
 @pytest.mark.parametrize(
@@ -184,19 +197,28 @@ def test_an_error_inside_the_file_is_pytests_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["my.yaml", "my.invarlock.yaml", "folder/-my.yml"])
-def test_it_collects_what_pytest_does(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
+def test_it_collects_what_pytest_does(
+    name: str, pytester: pytest.Pytester, become: Callable[..., Any]
+) -> None:
+    path = pytester.path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(SUITE + NOOP + PRUNED)
-    (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
-    ran = collected(invarlock(tmp_path, "run", "-c", name, "--", "--co", *PLAIN))
-    assert ran == collected(command(tmp_path, "pytest", name, "--co", *PLAIN))
+    (pytester.path / "test_other.py").write_text("def test_other(): pass\n")
+    ran = items(become("run", "-c", name, "--", "--co", *PLAIN))
+    assert ran == items(pytester.runpytest_inprocess(name, "--co", *PLAIN))
     assert len(ran) == 2 * CHECKS
     assert ran[0] == f"{name}::builtin:llama::noop::invariants"
-    without = invarlock(
-        tmp_path, "run", "-c", name, "--", "--co", *PLAIN, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
-    )
-    assert collected(without) == ran
+
+
+def test_it_collects_what_pytest_does_in_a_process_without_plugins(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    name = "folder/-my.yml"
+    (tmp_path / name).write_text(SUITE + NOOP + PRUNED)
+    words = ("run", "-c", name, "--", "--co", *PLAIN)
+    ran = collected(command(tmp_path, "pytest", name, "--co", *PLAIN))
+    assert len(ran) == 2 * CHECKS
+    assert ran == collected(invarlock(tmp_path, *words))
+    assert ran == collected(invarlock(tmp_path, *words, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"))
 
 
 def installed_as_a_copy(folder: Path) -> dict[str, str]:
@@ -281,13 +303,20 @@ def test_an_interrupt_ends_in_pytests_status(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def write_text_only(folder: Path) -> None:
+    """A suite of two scenarios under a tier without guards on weights and activations."""
+    (folder / "text-only.yaml").write_text(TEXT_ONLY)
+    suite = SUITE.replace("profile: dev", "tier: text-only.yaml\nprofile: dev")
+    (folder / "my.yaml").write_text(suite + NOOP + PRUNED)
+
+
 @pytest.fixture(scope="module")
 def failed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A finished run of a process of its own, its folder, and in it the modules that it loaded."""
     folder = tmp_path_factory.mktemp("failed")
-    (folder / "my.yaml").write_text(SUITE + NOOP + PRUNED)
+    write_text_only(folder)
     (folder / "conftest.py").write_text(
         "import json, pathlib, sys\n"
         "def pytest_unconfigure():\n"
@@ -320,10 +349,10 @@ def test_a_run_without_a_sweep_writes_none_and_loads_no_plotting(
 def test_a_run_passes_and_is_narrowed_as_pytests(
     pytester: pytest.Pytester, become: Callable[..., Any]
 ) -> None:
-    (pytester.path / "my.yaml").write_text(SUITE + NOOP + PRUNED)
+    write_text_only(pytester.path)
     narrowed = become("run", "-c", "my.yaml", "--", *PLAIN, "-k", "noop")
     assert narrowed.ret == 0, narrowed.stdout.str()
-    assert f"{CHECKS} passed" in narrowed.stdout.str()
+    assert f"{TEXT_CHECKS} passed" in narrowed.stdout.str()
     nothing = invarlock(pytester.path, "run", "-c", "my.yaml", "--", *PLAIN, "-k", "nothing")
     assert nothing.returncode == 5
 

@@ -20,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 def foreign_guard_names() -> list[str]:
     """The names of installed guards of other packages that can be demanded."""
-    return [name for name in registered(GUARDS) if name not in RESERVED and NAME.fullmatch(name)]
+    return [name for name in registered(GUARDS) if _can_be_demanded(name)]
 
 
 def registered_guard(name: str) -> Registered:
@@ -29,7 +29,7 @@ def registered_guard(name: str) -> Registered:
     Raises:
         ConfigError: no installed package registers it (UNKNOWN_GUARD), or two do (GUARD_TWICE).
     """
-    found = registered(GUARDS).get(name, ()) if name in foreign_guard_names() else ()
+    found = registered(GUARDS).get(name, ()) if _can_be_demanded(name) else ()
     if not found:
         raise ConfigError(
             f"no guard is named {name!r}",
@@ -44,6 +44,10 @@ def registered_guard(name: str) -> Registered:
             code="GUARD_TWICE",
         )
     return found[0]
+
+
+def _can_be_demanded(name: str) -> bool:
+    return name not in RESERVED and NAME.fullmatch(name) is not None
 
 
 def _remedy(name: str) -> str:

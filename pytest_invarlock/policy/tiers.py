@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from pytest_invarlock.policy.guard_limits import POLICY_OF, guard_policy, withou
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.schema_check import check_document
-from pytest_invarlock.policy.yaml_document import YamlDocument, load_yaml, parse_yaml
+from pytest_invarlock.policy.yaml_document import YamlDocument, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -203,22 +203,21 @@ def _load(folder: str, reference: str, what: str, base: Path | None = None) -> Y
     shipped = names(folder, ".yaml")
     if reference in shipped:
         text = read_text(folder, f"{reference}.yaml")
-        document = _shipped(f"{folder}/{reference}.yaml", text, what)
-        return replace(document, value=deepcopy(document.value))
-    if Path(reference).suffix in (".yaml", ".yml"):
-        document = load_yaml((base or Path()) / reference)
+        document = _parsed(f"{folder}/{reference}.yaml", text, what)
+    elif Path(reference).suffix in (".yaml", ".yml"):
+        path = (base or Path()) / reference
+        document = _parsed(str(path), read_yaml(path), what)
     else:
         raise ConfigError(
             f"no {what} is named {reference!r}",
             remedy=nearest(reference, shipped, what),
             code=f"UNKNOWN_{what.upper()}",
         )
-    check_document(document, what)
-    return document
+    return replace(document, value=deepcopy(document.value))
 
 
-@cache
-def _shipped(name: str, text: str, what: str) -> YamlDocument:
+@lru_cache(maxsize=64)
+def _parsed(name: str, text: str, what: str) -> YamlDocument:
     """Parsed and checked once a text: each suite, policy and comparison asks for the same few."""
     document = parse_yaml(text, name=name)
     check_document(document, what)

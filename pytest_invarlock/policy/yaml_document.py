@@ -81,8 +81,13 @@ class YamlDocument:
 
 def load_yaml(path: Path) -> YamlDocument:
     """Read the mapping in the file ``path``; raises ConfigError naming file, line and cause."""
+    return parse_yaml(read_yaml(path), name=str(path))
+
+
+def read_yaml(path: Path) -> str:
+    """The text of the file ``path``; raises ConfigError naming file and cause."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read: {error.strerror}",
@@ -91,7 +96,6 @@ def load_yaml(path: Path) -> YamlDocument:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text", remedy="save it as UTF-8") from error
-    return parse_yaml(text, name=str(path))
 
 
 def parse_yaml(text: str, *, name: str) -> YamlDocument:

@@ -45,14 +45,16 @@ PRUNE = replace(CLEAN, edit=EditSpec("magnitude_prune", {"sparsity": 0.1, "scope
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
     windows=WindowSelection(64, 64, preview_windows=24, final_windows=24),
-    device="cpu", dtype="float32", threads=1, sequential=SequentialPlan(1.1),
+    guards=("invariants",), device="cpu", dtype="float32", threads=1,
+    sequential=SequentialPlan(1.1),
 )  # fmt: skip
+CHECKS = ("invariants", "primary_metric", "drift", "tail")
 
 
 def policy(**change: Any) -> DecisionPolicy:
     expected = {(MODEL, CLEAN.name): Expectation("clean", Strictness.MUST_PASS)}
     made = build_policy({"bootstrap_replicates": 499, "profile": "dev"}, Settings(), expected)
-    return replace(made, **change)
+    return replace(made, **{"checks": CHECKS, **change})
 
 
 @pytest.fixture(scope="module")

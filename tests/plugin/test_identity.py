@@ -16,7 +16,9 @@ import dataclasses
 import pytest
 
 INT8 = {"name": "quant_rtn", "plan": {"bitwidth": 8, "group_size": 32}}
-COUNTS = dict(dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1)
+COUNTS = dict(
+    tier="text-only.yaml", dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1
+)
 """
 
 

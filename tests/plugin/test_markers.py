@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.invarlock(
     baseline="builtin:llama", edit={"name": "quant_rtn", "plan": {"bitwidth": 8, "group_size": 32}},
-    dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1,
+    tier="text-only.yaml", dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1,
 )
 class TestInt8:
     def test_it_keeps_quality(self, invarlock):
@@ -34,7 +34,8 @@ class TestInt8:
 
 
 def test_fixtures_give_the_comparison_the_models_and_the_policy(repository):
-    repository.pytester.makepyfile(test_int8=BODY)
+    body = BODY.replace('tier="text-only.yaml", ', "")
+    repository.pytester.makepyfile(test_int8=body)
     result = repository.run("--strict-markers", "-W", "error", "test_int8.py")
     result.assert_outcomes(passed=3)
     assert repository.verdict()["verdict"] == "PASS"

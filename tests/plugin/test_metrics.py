@@ -97,6 +97,7 @@ def test_a_metric_of_another_kind_of_model_ends_in_one_line(repository):
 CHOICES = """\
 name: choices
 models: ["builtin:llama"]
+tier: text-only.yaml
 profile: dev
 dataset:
   provider: {{kind: local_jsonl_choices, file: {file}, choices_field: choices}}
@@ -173,6 +174,7 @@ def test_sequential_mode_stops_at_the_first_look_on_clear_cases(repository):
         """\
 name: small
 models: ["builtin:llama"]
+tier: text-only.yaml
 profile: dev
 dataset: {provider: {kind: local_jsonl, file: texts.jsonl}, seq_len: 64, preview_n: 130, final_n: 130}
 run: {device: cpu, dtype: float32, threads: 1, determinism: strict}

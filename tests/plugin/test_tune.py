@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_invarlock.policy.resources import read_text
+from tests.plugin.conftest import TEXT_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ floors: {documents: 20, effective_documents: 10}
 bootstrap_replicates: 499
 scenarios:
 """
+TEXT_HEAD = HEAD.replace("profile: dev", "tier: text-only.yaml\nprofile: dev")
+"""The same without the guards on weights and activations, where they are not the point."""
 FILE = "mine.invarlock.yaml"
 TUNE = ("--invarlock-tune", "-p", "no:cacheprovider")
 ITEMS = ["fp8_quant", "magnitude_prune"]
@@ -141,7 +144,7 @@ def test_what_was_tuned_is_used(repository: Repository, write: Any) -> None:
 
 
 def test_a_tuning_session_has_no_verdict_and_no_pack(repository: Repository, write: Any) -> None:
-    write()
+    write(TEXT_HEAD + CLEAN)
     result = repository.run(
         FILE, *TUNE, "--junitxml=junit.xml", "-k", "fp8", "-v", "--invarlock-signing-key=none"
     )
@@ -162,7 +165,7 @@ def test_a_tuning_session_has_no_verdict_and_no_pack(repository: Repository, wri
 
 
 def test_an_interrupted_search_says_what_was_not_tuned(repository: Repository, write: Any) -> None:
-    write()
+    write(TEXT_HEAD + CLEAN)
     (repository.path / "conftest.py").write_text(
         "def pytest_runtest_setup(item):\n"
         "    if item.name == 'magnitude_prune':\n"
@@ -182,7 +185,7 @@ def test_the_commands_that_are_told_load_the_same_suite(
     repository: Repository, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = write(HEAD.replace("dataset: {provider: pydoc, ", "dataset: {") + CLEAN)
-    own = read_text("tiers", "balanced.yaml").replace("name: balanced", "name: own", 1)
+    own = TEXT_ONLY.replace("name: text-only", "name: own", 1)
     (repository.path / "my tier.yaml").write_text(own)
     monkeypatch.setenv("INVARLOCK_DATASET", "pydoc")
     monkeypatch.setenv("INVARLOCK_SEQUENTIAL", "false")
@@ -212,7 +215,7 @@ def test_the_commands_that_are_told_load_the_same_suite(
 
 
 def test_workers_tune_a_model_each_and_write_one_file(repository: Repository, write: Any) -> None:
-    write(HEAD.replace('["builtin:llama"]', '["builtin:llama", "builtin:gpt2"]') + CLEAN)
+    write(TEXT_HEAD.replace('["builtin:llama"]', '["builtin:llama", "builtin:gpt2"]') + CLEAN)
     result = repository.run_apart(FILE, *TUNE, "-n2")
     result.assert_outcomes(passed=4)
     document = tuned(repository)
@@ -226,7 +229,7 @@ def test_workers_tune_a_model_each_and_write_one_file(repository: Repository, wr
 
 
 def test_too_little_data_names_data_and_remedy(repository: Repository, write: Any) -> None:
-    write(HEAD.replace("documents: 20", "documents: 40") + CLEAN)
+    write(TEXT_HEAD.replace("documents: 20", "documents: 40") + CLEAN)
     result = repository.run(FILE, *TUNE)
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(

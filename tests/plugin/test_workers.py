@@ -90,7 +90,7 @@ def test_a_worker_that_dies_leaves_no_verdict_and_loses_no_sibling(repository):
                 os._exit(9)
         """
     )
-    result = repository.run_apart(suite, "-n2")
+    result = repository.run_apart(suite, "-n1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     verdict = repository.verdict()
     assert verdict["status"] == "partial"
