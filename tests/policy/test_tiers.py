@@ -127,6 +127,19 @@ def test_counts_and_floors_of_the_shipped_profiles(name: str) -> None:
     assert astuple(load_profile(name)) == (name, *PROFILES[name])
 
 
+def test_an_own_tier_file_is_read_anew_when_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = read_text("tiers", "balanced.yaml").replace("name: balanced", OWN)
+    path.write_text(text)
+    first = load_tier(str(path))
+    first.guards["rmt"]["error"]["open"] = 9.0  # type: ignore[index]
+    assert load_tier(str(path)).guards["rmt"]["error"]["open"] == 0.40
+    path.write_text(text.replace("open: 0.40}", "open: 0.30}"))
+    again = load_tier(str(path))
+    assert again.guards["rmt"]["error"]["open"] == 0.30
+    assert again.file_digest != first.file_digest
+
+
 def test_an_own_tier_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = read_text("tiers", "balanced.yaml")
