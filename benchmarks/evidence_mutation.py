@@ -173,7 +173,7 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
 
 
 def killed_before(name: str, digests: Mapping[str, str]) -> dict[Key, Outcome]:
-    """What the last run of a group killed in sources of ``digests``; nothing where there was none."""
+    """What a group's last run, if any, killed in sources that still have these ``digests``."""
     try:
         last = stored(name)
     except FileNotFoundError:
