@@ -188,3 +188,24 @@ def test_an_alteration_that_is_only_monitored_leaves_evidence_of_another_model()
     watched = altered(BASE, DETECT, mode="monitor")
     assert (watched.outcome, watched.expectation_met) == (Outcome.ERROR, False)
     assert watched.check("invariants").reason == "contradictory"
+
+
+# Guards of other packages.
+
+
+def test_where_no_guard_could_prepare_nothing_was_judged() -> None:
+    who = {"distribution": "d", "version": "1", "entry_point": "e", "code": BASE, "parameters": {}}
+    problem = {"code": "GUARD_RAISED", "text": "no accelerator", "step": "prepare"}
+    plan = {**facts().plan, "foreign_guards": {"mine": who}}
+    unprepared = facts(plan=plan, attested={"mine": {**who, "answer": None, "problem": problem}})
+    lenient: Any = {
+        "modes": {"invariants": "gate", "mine": "monitor"},
+        "strict_guard_prepare": False,
+    }
+    alone = decide(unprepared, policy(checks=("mine",), **lenient)).check("mine")
+    assert (alone.outcome, alone.reason, alone.text) == (
+        Outcome.ERROR, "not_evaluated",
+        "no check of the policy judged anything: not evaluated: no accelerator",
+    )  # fmt: skip
+    beside = decide(unprepared, policy(checks=("mine", "invariants"), **lenient))
+    assert (beside.check("mine").reason, beside.outcome) == ("not_prepared", Outcome.WARN)
