@@ -29,10 +29,11 @@ from mutation_page import PAGE, UNRUN, GroupRun, Outcome, commit, write_page
 from mutation_runner import LIGHT, ROOT, preload, run_cold, run_hot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 BLOCK = 60
-Found = dict[tuple[str, str, str, str, int], str]
+Key = tuple[str, str, str, str, int]
+Found = dict[Key, str]
 STORE = Path(__file__).resolve().parent / ".mutation"
 GUARDS = "guards/invarlock_guards"
 # Not test_guard_consistency: its fixtures measure models.
@@ -142,10 +143,7 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
     if 0 < size < len(mutants):
         kept = set(random.Random(f"{seed}/{group.name}").sample(range(len(mutants)), size))
         drawn = [mutant for at, mutant in enumerate(mutants) if at in kept]
-    before = {} if not options.again else {
-        row.key: row for row in stored(group.name).outcomes
-        if row.killed and digests.get(row.path) == row.digest
-    }  # fmt: skip
+    before = killed_before(group.name, digests) if options.again else {}
     todo = [mutant for mutant in drawn if mutant.key not in before]
     print(f"{group.name}: {len(todo)} of {len(mutants)} mutants, seed {seed}", flush=True)
     command = (
@@ -172,6 +170,18 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
     killed = sum(found.killed for found in run.outcomes)
     print(f"{group.name}: {killed} of {len(run.outcomes)} killed", flush=True)
     return run
+
+
+def killed_before(name: str, digests: Mapping[str, str]) -> dict[Key, Outcome]:
+    """What a group's last run, if any, killed in sources that still have these ``digests``."""
+    try:
+        last = stored(name)
+    except FileNotFoundError:
+        return {}
+    return {
+        row.key: row for row in last.outcomes
+        if row.killed and digests.get(row.path) == row.digest
+    }  # fmt: skip
 
 
 def store(run: GroupRun) -> None:
