@@ -35,6 +35,10 @@ BLOCK = 60
 Found = dict[tuple[str, str, str, str, int], str]
 STORE = Path(__file__).resolve().parent / ".mutation"
 GUARDS = "guards/invarlock_guards"
+MEASURING = (
+    "tests/guards/test_measure_*.py", "tests/guards/test_checkpoint_files.py",
+    "tests/guards/test_weight_change.py",
+)  # fmt: skip
 # Not test_guard_consistency: its fixtures measure models.
 DECIDING = ("tests/test_decide*.py", "tests/checks/test_[a-f]*.py", "tests/checks/test_[h-z]*.py")
 
@@ -64,7 +68,8 @@ GROUPS = (
     ),
     Group("decide", ("pytest_invarlock/decide.py",), (*DECIDING, "tests/guards/test_judge_*.py")),
     Group("checks", ("pytest_invarlock/checks/*.py",), DECIDING, 400),
-    Group("measure", (f"{GUARDS}/measure/*.py",), ("tests/guards/test_*.py",), 300, light=False),
+    # Without the tests that run whole models, of which a mutant would take minutes.
+    Group("measure", (f"{GUARDS}/measure/*.py",), MEASURING, 160, light=False),
 )  # fmt: skip
 
 

@@ -1,0 +1,86 @@
+"""What each architecture's parametrisation leaves free, and its branches, as two lists say it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock_guards.measure.branches import Branch, find_branches
+from invarlock_guards.measure.canonical_layout import (
+    AttentionUnit,
+    NetworkUnit,
+    Operand,
+    Unit,
+    canonical_units,
+)
+
+from tests.guards.test_branches import batch_for
+
+LISTS = {name: Path(__file__).with_name(f"{name}.txt") for name in ("units", "branches")}
+LATER = re.compile(r"\.(h|layers|layer|block)\.[1-9]\d*\.(?!layer_norm|[A-Z])")
+
+
+def listed(name: str) -> dict[str, list[str]]:
+    """The lines of a list by the kind of model; '#' begins each kind."""
+    parts = LISTS[name].read_text(encoding="utf-8").split("# ")[1:]
+    return {lines[0]: lines[1:] for lines in (part.strip().splitlines() for part in parts)}
+
+
+def matrix(operand: Operand) -> str:
+    taken = operand.rows or operand.grouped
+    told = operand.module + "ᵀ" * operand.transposed
+    told += f" {':'.join(map(str, taken))}" if taken else ""
+    if operand.norm is None:
+        return told
+    return told + f" · {operand.norm}" + f" + {operand.offset}" * (operand.offset != 0)
+
+
+def unit_line(unit: Unit) -> str:
+    if isinstance(unit, AttentionUnit):
+        head = f"attention {unit.n_heads}/{unit.n_kv_heads} {unit.positions}"
+        operands = [unit.q, unit.k, unit.v, unit.o]
+    elif isinstance(unit, NetworkUnit):
+        head = "network"
+        operands = [unit.up, unit.down, *([unit.gate] if unit.gate else [])]
+    else:
+        head, operands = "plain", [unit.matrix]
+    return f"{head}: " + " | ".join(map(matrix, operands))
+
+
+def branch_line(found: Branch) -> str:
+    sites = [f"{s.module} {s.role} {s.tokens}" for s in found.projections]
+    fields = (found.norms, found.entries, found.outputs, sites, found.matrices)
+    about = (found.name, found.kind, found.family, found.block, found.stack, found.tokens)
+    return (
+        " ".join(map(str, about)) + " | " + " | ".join(", ".join(field) or "-" for field in fields)
+    )
+
+
+def unit_lines(model: Any) -> list[str]:
+    """Of every first block, and of what is outside blocks."""
+    units = canonical_units(model)
+    assert not isinstance(units, str)
+    return [line for line in map(unit_line, units) if not LATER.search(line)]
+
+
+def branch_lines(model: Any) -> list[str]:
+    plan = find_branches(model, batch_for(model))
+    assert (plan.share, plan.left_out, plan.reason) == (1.0, (), None)
+    return [line for line in map(branch_line, plan.branches) if not LATER.search(line)]
+
+
+@pytest.mark.parametrize("kind", listed("units"))
+def test_the_units_of_an_architecture_are_those_listed(kind: str, architecture: Any) -> None:
+    assert unit_lines(architecture(kind)) == listed("units")[kind]
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2"])
+def test_architectures_built_like_llama_have_its_units(kind: str, architecture: Any) -> None:
+    assert canonical_units(architecture(kind)) == canonical_units(architecture("llama"))
+
+
+@pytest.mark.parametrize("kind", listed("branches"))
+def test_the_branches_of_an_architecture_are_those_listed(kind: str, architecture: Any) -> None:
+    assert branch_lines(architecture(kind)) == listed("branches")[kind]
