@@ -357,3 +357,41 @@ def test_what_is_left_is_assigned_or_keeps_its_place(monkeypatch: pytest.MonkeyP
     kept = matched(one, other)
     assert sorted(kept) == [0, 1, 2, 3]
     assert kept[3] == 0
+
+
+def test_linear_assignment_settles_the_rest() -> None:
+    def plane(number: int, degrees: float) -> list[float]:
+        return [0.0, 0.0] * number + at(degrees) + [0.0, 0.0] * (1 - number)
+
+    # In each plane both neurons are nearest to the one at 5 degrees, which is nearest to the first.
+    one = torch.tensor([plane(0, 0), plane(0, 20), plane(1, 0), plane(1, 20)])
+    other = torch.tensor([plane(1, 60), plane(1, 5), plane(0, 60), plane(0, 5)])
+    assert matched(one, other) == [3, 2, 1, 0]
+
+
+def test_a_matrix_goes_to_the_subjects_device() -> None:
+    side = _Side({"m": WHOLE, "n": torch.ones(2)}, torch.device("meta"), True)
+    assert side.rows(Operand("m", False)).read().is_meta
+    assert side.columns(Operand("m", False)).read().is_meta
+
+
+class Counted(dict[str, torch.Tensor]):
+    """Counts how often each tensor is asked for."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self.asked = dict.fromkeys(tensors, 0)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.asked[name] += 1
+        return super().__getitem__(name)
+
+
+def test_matrices_of_a_unit_are_held_or_read_again() -> None:
+    unit, one, other = network(gate=True)
+    held, again = ([Counted(one), Counted(other)] for _ in range(2))
+    assert list(canonical_changes([unit], *held)) == changes(unit, *again, hold=False)
+    # The subject's first matrix is asked for its device too.
+    assert [side.asked["down"] for side in held] == [1, 1]
+    assert [side.asked["up"] for side in held] == [1, 2]
+    assert all(side.asked["down"] > 2 for side in again)

@@ -38,6 +38,7 @@ from invarlock_guards.measure.checkpoint_layout import (
 )
 from invarlock_guards.measure.checkpoint_names import roles_by_name
 from invarlock_guards.measure.checkpoint_structure import CheckpointSide, checkpoint_structure
+from invarlock_guards.measure.spectral import measure_models
 from safetensors.torch import save_file
 
 Stored = dict[str, torch.Tensor]
@@ -384,3 +385,28 @@ def test_two_checkpoints_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.Mo
         {"name": "gone", "baseline": "absent", "subject": "promised by its index, and in no file"},
         {"name": names[0], "baseline": "present", "subject": "promised by its index, and in no file"},
     ]  # fmt: skip
+
+
+def test_two_checkpoints_of_a_known_architecture(tiny_model: Any, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    tensors = {name: p.clone() for name, p in model.state_dict().items()}
+    name = "model.layers.1.mlp.up_proj.weight"
+    subject = tensors | {name: tensors[name] * 1.5}
+    files = [
+        read_checkpoint(saved(tmp_path / folder, given))
+        for folder, given in (("one", tensors), ("other", subject))
+    ]
+    about = CheckpointDescription(model, {"a": 1}, "t")
+    found = compare_checkpoints(files[0], files[1], about, about)
+    assert found.by_names is None
+    loaded = measure_models(model, dict(model.named_parameters()), subject)
+    (change,) = found.spectral["changes"]
+    assert change["name"] == name
+    assert change["canon"] == {
+        "value": pytest.approx(0.5), "part": "up·down", "reason": None
+    }  # fmt: skip
+    assert found.spectral["covered"] == loaded["covered"]
+    assert found.spectral["canon"] == {"available": True, "reason": None}
+    assert change["ln_sigma"] == pytest.approx(loaded["changes"][0]["ln_sigma"])
+    assert found.invariants["n_parameters"] == sum(p.numel() for p in model.parameters())
+    assert found.invariants["config_changes"] == found.invariants["unexpected"] == []

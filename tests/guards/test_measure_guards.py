@@ -59,6 +59,7 @@ class Tied(torch.nn.Module):
         self.register_buffer("steps", torch.arange(2))
         self.register_buffer("none", torch.zeros(0))
         self.register_buffer("empty", torch.zeros(0))
+        self.config = SimpleNamespace(to_dict=lambda: {"use_cache": True, "depth": 2})
 
 
 def test_the_structure_of_a_module() -> None:
@@ -66,7 +67,7 @@ def test_the_structure_of_a_module() -> None:
     assert read_structure(Tied(), "tok", ["b", "a"]) == ModelStructure(
         tensors={"two": square, "one": square, "turned": square, "small": ((3,), "float16"),
                  "steps": ((2,), "int64"), "none": ((0,), "float32"), "empty": ((0,), "float32")},
-        ties=frozenset({("one", "two")}), config={}, tokenizer="tok",
+        ties=frozenset({("one", "two")}), config={"depth": "2"}, tokenizer="tok",
         non_finite={"one": 2, "turned": 2}, n_parameters=4 + 4 + 3 + 2,
         unread=frozenset({"a", "b"}),
     )  # fmt: skip

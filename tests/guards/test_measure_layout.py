@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from invarlock_guards.families import WeightMatrix
 from invarlock_guards.measure.branches import Branch, find_branches
 from invarlock_guards.measure.canonical_layout import (
     AttentionUnit,
@@ -15,6 +17,8 @@ from invarlock_guards.measure.canonical_layout import (
     Unit,
     canonical_units,
 )
+from invarlock_guards.measure.sublayers import ProjectionSite, SubLayer, _feed_forwards
+from torch import nn
 
 from tests.guards.test_branches import batch_for
 
@@ -84,3 +88,31 @@ def test_architectures_built_like_llama_have_its_units(kind: str, architecture: 
 @pytest.mark.parametrize("kind", listed("branches"))
 def test_the_branches_of_an_architecture_are_those_listed(kind: str, architecture: Any) -> None:
     assert branch_lines(architecture(kind)) == listed("branches")[kind]
+
+
+def test_a_dense_network_and_experts_stand_side_by_side_in_a_block() -> None:
+    model = nn.Module()
+    model.b = nn.ModuleDict({"mlp": nn.ModuleDict({"down": nn.Linear(3, 2, bias=False)}),
+                             "moe": nn.ModuleDict({"router": nn.Linear(2, 4, bias=False)})})  # fmt: skip
+    # Not a module of its own: nobody calls it.
+    model.b["mlp"].inner = nn.Parameter(torch.ones(3, 2))
+    model.b["moe"].up = nn.Parameter(torch.ones(4, 3, 2))
+    model.b["moe"].down = nn.Parameter(torch.ones(4, 2, 3))
+
+    def weight(name: str, role: Any, family: Any = "ffn") -> WeightMatrix:
+        return WeightMatrix(name, model.get_parameter(name), family, role, 5, -1)
+
+    dense = [weight("b.mlp.inner", "up"), weight("b.mlp.down.weight", "down")]
+    experts = [weight("b.moe.router.weight", "router", "other"), weight("b.moe.up", "up"),
+               weight("b.moe.down", "down")]  # fmt: skip
+    found = _feed_forwards(model, "b", [*dense, *experts])
+    site = ProjectionSite("b.mlp.down", "down", "attention_mask")
+    assert found == [
+        SubLayer("b.mlp", "feed_forward", "ffn", 5, None, ("b.mlp",), "b.mlp.down", (site,),
+                 ("b.mlp.inner", "b.mlp.down.weight"), "attention_mask"),
+        SubLayer("b.moe", "feed_forward", "ffn", 5, None, ("b.moe",), "b.moe", (),
+                 ("b.moe.router.weight", "b.moe.up", "b.moe.down"), "attention_mask"),
+    ]  # fmt: skip
+    assert _feed_forwards(model, "b", dense) == found[:1]
+    # A router and experts that share no module but the block are no branch.
+    assert _feed_forwards(model, "b.moe", experts[1:]) == []
