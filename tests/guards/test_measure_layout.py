@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from invarlock_guards.measure.canonical_layout import (
     NetworkUnit,
     Operand,
     Unit,
+    _reads_norm_twice,
     canonical_units,
 )
 from invarlock_guards.measure.sublayers import ProjectionSite, SubLayer, _feed_forwards
@@ -116,3 +118,37 @@ def test_a_dense_network_and_experts_stand_side_by_side_in_a_block() -> None:
     assert _feed_forwards(model, "b", dense) == found[:1]
     # A router and experts that share no module but the block are no branch.
     assert _feed_forwards(model, "b.moe", experts[1:]) == []
+    # One network behind a router is called as a whole.
+    model.b["one"] = nn.ModuleDict({"router": nn.Linear(2, 1), "only": nn.ModuleDict(
+        {"up": nn.Linear(2, 3), "down": nn.Linear(3, 2)})})  # fmt: skip
+    routed = [weight("b.one.router.weight", "router", "other"),
+              weight("b.one.only.up.weight", "up"), weight("b.one.only.down.weight", "down")]  # fmt: skip
+    (one,) = _feed_forwards(model, "b", routed)
+    assert (one.name, one.inputs, one.output) == ("b.one", ("b.one",), "b.one")
+    assert [site.module for site in one.projections] == ["b.one.only.up", "b.one.only.down"]
+
+
+@pytest.mark.parametrize("heads", [5, "many", 0])
+def test_an_attention_of_unknown_heads_is_compared_matrix_by_matrix(
+    heads: Any, architecture: Any
+) -> None:
+    model = architecture("gpt2")
+    config = SimpleNamespace(model_type="gpt2", num_attention_heads=heads, num_hidden_layers=3)
+    shell = nn.Module()
+    shell.transformer, shell.config = model.transformer, config
+    lines = unit_lines(shell)
+    assert lines[:2] == [
+        "plain: transformer.h.0.attn.c_attn.weightᵀ · transformer.h.0.ln_1.weight",
+        "plain: transformer.h.0.attn.c_proj.weightᵀ",
+    ]
+    assert lines[2].startswith("network: ")
+
+
+def test_options_that_make_the_stream_read_the_norms() -> None:
+    for options, twice in (
+        ({}, False), ({"do_layer_norm_before": True}, False), ({"do_layer_norm_before": None}, False),
+        ({"do_layer_norm_before": False}, True),
+        ({"apply_residual_connection_post_layernorm": True}, True),
+        ({"apply_residual_connection_post_layernorm": False}, False),
+    ):  # fmt: skip
+        assert _reads_norm_twice(SimpleNamespace(**options)) is twice

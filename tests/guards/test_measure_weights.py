@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from invarlock_guards.measure.weight_change import (
     WeightChange,
     WeightPair,
     _balance,
+    _has_numbers,
     _held,
     _inverse_sizes,
     _unmeasured,
@@ -294,6 +296,19 @@ def test_the_limits_of_the_measure_of_singular_values(monkeypatch: pytest.Monkey
     assert given == [(21, 1e-6), (21, 1e-3), (21, 1e-6)]
 
 
+def test_blocks_of_a_matrix_add_up() -> None:
+    one, two = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
+    found = singular_values._gram_times(lambda: iter((one, two)), torch.eye(2))
+    assert torch.equal(found, one.T @ one + two.T @ two)
+
+
+def test_packed_numbers_are_none_to_compute_with() -> None:
+    for name in ("float8_e8m0fnu", "float4_e2m1fn_x2", "float8_e4m3fn", "float32"):
+        tensor: Any = SimpleNamespace(dtype=f"torch.{name}", is_floating_point=lambda: True)
+        assert _has_numbers(tensor) is (name in ("float8_e4m3fn", "float32"))
+    assert not _has_numbers(torch.ones(1).int())
+
+
 def test_the_parameters_of_a_model_are_paired_by_name(architecture: Any) -> None:
     model = architecture("gpt2")
     parameters = dict(model.named_parameters())
@@ -322,6 +337,7 @@ def test_spectral_evidence_of_a_few_tensors() -> None:
         WeightPair("d", "embedding", "embed", ONE, ONE * 2),
         WeightPair("e", "norm", "embed", ONE[0], ONE[0] * 2),
         WeightPair("f", "bias", "attn", ONE[0], ONE[0]),
+        WeightPair("g", "bias", "embed", ONE[0], ONE[0] * 2),
     ]
     parts = [
         CanonicalChange("small", ("a",), 0.5), CanonicalChange("large", ("a", "c"), 1.0),
@@ -334,7 +350,7 @@ def test_spectral_evidence_of_a_few_tensors() -> None:
         "ffn": {"matrices": 2, "parameters": 8, "compared": 8, "changed": 1},
         "attn": {"matrices": 1, "parameters": 4, "compared": 0, "changed": 1},
         "embed": {"matrices": 0, "parameters": 4, "compared": 4, "changed": 1},
-        "vector": {"matrices": 0, "parameters": 4, "compared": 4, "changed": 1},
+        "vector": {"matrices": 0, "parameters": 6, "compared": 6, "changed": 2},
     }
     assert found["canon"] == {"available": True, "reason": None}
     assert [(c["name"], c["type"], c["canon"]) for c in found["changes"]] == [
@@ -342,6 +358,7 @@ def test_spectral_evidence_of_a_few_tensors() -> None:
         ("c", "matrix", {"value": None, "part": "whole unit", "reason": "missing"}),
         ("d", "table", None),
         ("e", "vector", None),
+        ("g", "vector", None),
     ]
     assert found["changes"][0]["ln_sigma"] == pytest.approx(math.log(2))
     unknown = measure_spectral(pairs[:1], "no architecture")
