@@ -126,4 +126,4 @@ def test_cosines_of_neurons_at_their_own_index() -> None:
     found = _own_cosine([Rows.of(one), Rows.of(one)], [Rows.of(turned), Rows.of(other)])
     assert found.tolist() == pytest.approx([0.5, 0.0])
     with pytest.raises(ValueError, match="zip"):
-        match_neurons([Rows.of(one)], [Rows.of(one), Rows.of(one)])
+        match_neurons([Rows.of(WHOLE)], [Rows.of(WHOLE), Rows.of(WHOLE)])
