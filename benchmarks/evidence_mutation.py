@@ -36,8 +36,13 @@ Key = tuple[str, str, str, str, int]
 Found = dict[Key, str]
 STORE = Path(__file__).resolve().parent / ".mutation"
 GUARDS = "guards/invarlock_guards"
+MEASURING = (
+    "tests/guards/test_measure_*.py", "tests/guards/test_checkpoint_files.py",
+    "tests/guards/test_weight_change.py",
+)  # fmt: skip
 # Not test_guard_consistency: its fixtures measure models.
 DECIDING = ("tests/test_decide*.py", "tests/checks/test_[a-f]*.py", "tests/checks/test_[h-z]*.py")
+CHECKING = (*DECIDING, "tests/checks/test_guard_overhead.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,15 @@ GROUPS = (
         first=("tests/guards/test_judge_policies.py", "tests/guards/test_judge_invariants.py"),
     ),
     Group("decide", ("pytest_invarlock/decide.py",), (*DECIDING, "tests/guards/test_judge_*.py")),
-    Group("checks", ("pytest_invarlock/checks/*.py",), DECIDING, 400),
-    Group("measure", (f"{GUARDS}/measure/*.py",), ("tests/guards/test_*.py",), 300, light=False),
+    Group(
+        "checks",
+        ("pytest_invarlock/checks/*.py",),
+        CHECKING,
+        400,
+        first=("tests/checks/test_told_*.py", "tests/checks/test_stated_*.py", CHECKING[-1]),
+    ),
+    # Without the tests that run whole models, of which a mutant would take minutes.
+    Group("measure", (f"{GUARDS}/measure/*.py",), MEASURING, 300, light=False),
 )  # fmt: skip
 
 
