@@ -29,14 +29,20 @@ from mutation_page import PAGE, UNRUN, GroupRun, Outcome, commit, write_page
 from mutation_runner import LIGHT, ROOT, preload, run_cold, run_hot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 BLOCK = 60
-Found = dict[tuple[str, str, str, str, int], str]
+Key = tuple[str, str, str, str, int]
+Found = dict[Key, str]
 STORE = Path(__file__).resolve().parent / ".mutation"
 GUARDS = "guards/invarlock_guards"
+MEASURING = (
+    "tests/guards/test_measure_*.py", "tests/guards/test_checkpoint_files.py",
+    "tests/guards/test_weight_change.py",
+)  # fmt: skip
 # Not test_guard_consistency: its fixtures measure models.
 DECIDING = ("tests/test_decide*.py", "tests/checks/test_[a-f]*.py", "tests/checks/test_[h-z]*.py")
+CHECKING = (*DECIDING, "tests/checks/test_guard_overhead.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,15 @@ GROUPS = (
         first=("tests/guards/test_judge_policies.py", "tests/guards/test_judge_invariants.py"),
     ),
     Group("decide", ("pytest_invarlock/decide.py",), (*DECIDING, "tests/guards/test_judge_*.py")),
-    Group("checks", ("pytest_invarlock/checks/*.py",), DECIDING, 400),
-    Group("measure", (f"{GUARDS}/measure/*.py",), ("tests/guards/test_*.py",), 300, light=False),
+    Group(
+        "checks",
+        ("pytest_invarlock/checks/*.py",),
+        CHECKING,
+        400,
+        first=("tests/checks/test_told_*.py", "tests/checks/test_stated_*.py", CHECKING[-1]),
+    ),
+    # Without the tests that run whole models, of which a mutant would take minutes.
+    Group("measure", (f"{GUARDS}/measure/*.py",), MEASURING, 300, light=False),
 )  # fmt: skip
 
 
@@ -142,10 +155,7 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
     if 0 < size < len(mutants):
         kept = set(random.Random(f"{seed}/{group.name}").sample(range(len(mutants)), size))
         drawn = [mutant for at, mutant in enumerate(mutants) if at in kept]
-    before = {} if not options.again else {
-        row.key: row for row in stored(group.name).outcomes
-        if row.killed and digests.get(row.path) == row.digest
-    }  # fmt: skip
+    before = killed_before(group.name, digests) if options.again else {}
     todo = [mutant for mutant in drawn if mutant.key not in before]
     print(f"{group.name}: {len(todo)} of {len(mutants)} mutants, seed {seed}", flush=True)
     command = (
@@ -172,6 +182,18 @@ def group_run(group: Group, seed: int, options: argparse.Namespace) -> GroupRun:
     killed = sum(found.killed for found in run.outcomes)
     print(f"{group.name}: {killed} of {len(run.outcomes)} killed", flush=True)
     return run
+
+
+def killed_before(name: str, digests: Mapping[str, str]) -> dict[Key, Outcome]:
+    """What a group's last run, if any, killed in sources that still have these ``digests``."""
+    try:
+        last = stored(name)
+    except FileNotFoundError:
+        return {}
+    return {
+        row.key: row for row in last.outcomes
+        if row.killed and digests.get(row.path) == row.digest
+    }  # fmt: skip
 
 
 def store(run: GroupRun) -> None:

@@ -12,16 +12,16 @@ from invarlock_guards.measure.invariants import ModelStructure, read_config, rea
 
 from pytest_invarlock.adapters import Adapter, HF_Auto_Adapter, LoadedModel
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence, measured_under
+from pytest_invarlock.bench.baseline_pass import baseline_pass
 from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
 from pytest_invarlock.bench.counters import Counters
 from pytest_invarlock.bench.damaged_view import damaged_subject
-from pytest_invarlock.bench.draws import Draws, batch_shape
+from pytest_invarlock.bench.draws import Draws
 from pytest_invarlock.bench.function_state import function_state
 from pytest_invarlock.bench.guard_side import RecordedBaseline, record_baseline
 from pytest_invarlock.bench.guard_sources import GuardSource, InstalledGuards
 from pytest_invarlock.bench.journal import EditJournal
 from pytest_invarlock.bench.memory import free_memory
-from pytest_invarlock.bench.noise_floor import measure_noise_floor
 from pytest_invarlock.bench.subject import edited_subject, loaded_subject
 from pytest_invarlock.bench.subject_pass import PairedArm, SubjectPass
 from pytest_invarlock.bench.tensor_digest import combined_digest, tensor_digests
@@ -30,7 +30,6 @@ from pytest_invarlock.edits import apply_edit
 from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.faults.structural import VIEW_FAULTS
-from pytest_invarlock.metrics.token_scoring import score, window_sums
 from pytest_invarlock.plan import ARMS, Arm
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from pytest_invarlock.bench.subject import Subject
     from pytest_invarlock.data import WindowSet
     from pytest_invarlock.metrics.batches import Batch
-    from pytest_invarlock.metrics.token_scoring import Scores
     from pytest_invarlock.plan import EditSpec, MeasurementPlan, Pair
 
 Progress = Callable[[str, int, int], None]
@@ -168,37 +166,15 @@ class Bench:
 
     def _baseline_pass(self, draw: int) -> BaselineEvidence:
         self.counters.baseline_passes += 1
-        self.log("baseline_pass", pair=self.pair.name, draw=draw)
-        model = self.unedited().model
-        arms = self.windows(draw).arms
-        total = sum(len(windows) for windows in arms.values())
-        done = 0
-        by_head = self.by_head(draw)
-        scores: dict[Arm, Scores] = {}
-        for arm in ARMS:
-            scores[arm] = score(
-                model,
-                self.batches(draw, arm),
-                by_head=by_head,
-                keep_states=by_head,
-                progress=partial(self._advance, "baseline", done, total),
-            )
-            done += len(arms[arm])
-        return BaselineEvidence(scores, self._noise_floor(draw, scores["final"]))
-
-    def _noise_floor(self, draw: int, scores: Scores) -> dict[str, float | int]:
         self.counters.noise_floor_passes += 1
-        windows = self.windows(draw)
-        batches = self.batches(draw, "final")
-        return measure_noise_floor(
-            self.baseline.model,
-            windows.final,
-            batches,
-            window_sums(scores.nll, batches, len(windows.final)),
-            batch_shape(self.baseline, self.plan.batch_tokens, windows.reading),
+        self.log("baseline_pass", pair=self.pair.name, draw=draw)
+        return baseline_pass(
+            self.unedited(),
+            self.windows(draw),
+            {arm: self.batches(draw, arm) for arm in ARMS},
+            batch_tokens=self.plan.batch_tokens,
             by_head=self.by_head(draw),
-            device=self.baseline.device,
-            context=self.baseline.context,
+            advance=partial(self._advance, "baseline"),
         )
 
     def batches(self, draw: int, arm: Arm) -> list[Batch]:
@@ -302,10 +278,13 @@ class Bench:
                 if self._journal is journal and self._is_as_loaded():
                     self._journal = None
                 raise
-            # One that was dropped since is put back as far as it goes, and used no more.
-            with suppress(*(() if self._journal is journal else (EditError, RuntimeError))):
+            if self._journal is journal:
                 journal.undo()
-            self._journal = None if self._journal is journal else self._journal
+                self._journal = None
+            else:
+                # It was dropped since: put back as far as it goes, and used no more.
+                with suppress(EditError, RuntimeError):
+                    journal.undo()
         except BaseException:
             if self._journal is journal:
                 self.drop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,21 @@ def test_the_page_says_what_survived_and_why(
     assert f"{20 + survivors} of 99 mutants, drawn with seed 7" in text
     assert ("`` alive 0 ``" in text) is (survivors > 1)
     assert "`` same `` | no one sees |" in text
+
+
+def test_a_run_again_keeps_the_kills_of_the_same_sources_and_starts_afresh_without_any(
+    parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        # The script sets them as it is imported; this has them back afterwards.
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    script = importlib.import_module("evidence_mutation")
+    monkeypatch.setattr(script, "STORE", tmp_path / "none")
+    assert script.killed_before("g", {"m/thing.py": "d"}) == {}
+    dead, slow = outcome(parts, "dead", "killed"), outcome(parts, "slow", "timeout")
+    rest = [outcome(parts, found, found) for found in ("survived", "broken", "unrun")]
+    rows = (dead, slow, *rest)
+    script.store(parts["page"].GroupRun("g", 5, 7, "c", "d", 1.0, rows, ("tests/x.py",), "make"))
+    assert script.killed_before("g", {"m/thing.py": "d"}) == {dead.key: dead, slow.key: slow}
+    for other in ({"m/thing.py": "changed"}, {}):
+        assert script.killed_before("g", other) == {}

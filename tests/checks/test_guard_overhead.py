@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_invarlock.checks.guard_overhead import guard_overhead
+from pytest_invarlock.checks.guard_overhead import after_alteration, guard_overhead
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
@@ -16,6 +16,7 @@ from pytest_invarlock.policy.edit_names import STRUCTURAL_FAULTS
 from pytest_invarlock.records import Facts
 
 from .made import ALL_CHECKS, BASE, CLEAN, OTHER, facts, policy
+from .test_attested import entry
 
 CHECK = "guard_overhead"
 LOST = {"not_evaluated": "made"}
@@ -222,3 +223,91 @@ def test_structural_faults_are_those_that_there_are() -> None:
     from pytest_invarlock.faults.structural import VIEW_FAULTS
 
     assert set(STRUCTURAL_FAULTS) == set(VIEW_FAULTS)
+
+
+ALTERED = turn("subject", "mine", tensors=BASE)
+UNREAD = turn("subject", "mine", process=("grad mode",)) | {"after": None}
+
+
+def overhead(found: Any, **modes: str) -> CheckDecision:
+    asked = demanding()
+    return guard_overhead(measured(found), replace(asked, modes={**asked.modes, **modes}))
+
+
+def test_guards_that_altered_a_model_are_named_in_full() -> None:
+    found = overhead(evidence(validate=[turn("subject", "invariants"), ALTERED | {
+        "after": ALTERED["after"] | {"loss_nats": 2.75}}]))  # fmt: skip
+    assert found == CheckDecision(
+        "guard_overhead", Outcome.FAIL, "altered_model",
+        "validate of mine changed the subject: its tensors",
+        {"loss_before_nats": 2.5, "loss_after_nats": 2.75,
+         "guarded_ratio": pytest.approx(math.exp(0.25)), "n_turns": 3},
+        ({"kind": "altered_model", "module": "mine", "family": "validate", "value": "its tensors",
+          "threshold": "equal bit for bit"},),
+    )  # fmt: skip
+    lost = overhead(evidence(validate=[UNREAD]), guard_overhead="monitor")
+    assert (lost.outcome, lost.text) == (
+        Outcome.WARN, "validate of mine changed the subject: the process: grad mode, so much that "
+        "it cannot be read any more",
+    )  # fmt: skip
+    assert lost.numbers == {
+        "loss_before_nats": 2.5, "loss_after_nats": None, "guarded_ratio": None, "n_turns": 2
+    }  # fmt: skip
+    loss = overhead(evidence(validate=[turn("subject", "invariants", loss_nats=2.25)]))
+    assert loss.text == "validate of invariants changed the subject: its loss"
+    parts = turn("subject", "mine", "yours", configuration="x", outputs="y")
+    assert overhead(evidence(validate=[parts])).text == (
+        "validate of mine and yours changed the subject: its configuration, what it computes"
+    )
+
+
+def test_overhead_that_was_not_evaluated_says_why() -> None:
+    none = {"loss_before_nats": None, "loss_after_nats": None, "guarded_ratio": None}
+    made = facts()
+    assert guard_overhead(made, demanding()) == CheckDecision(
+        "guard_overhead", Outcome.ERROR, "not_evaluated",
+        "the policy demands guard_overhead, and the record holds no evidence of it",
+    )  # fmt: skip
+    for validate, reason, text in (
+        ({"not_evaluated": "made"}, "not_evaluated", "not evaluated: made"),
+        ([], "not_evaluated", "not evaluated: no guard's turn was watched"),
+        ([turn("subject", "mine")], "incomplete",
+         "the record does not say what validate of invariants left of the subject"),
+        ([turn("subject", "invariants") | {"before": (other := turn("baseline")["before"]),
+                                           "after": other}], "contradictory",
+         "the record contradicts itself: the guards' subject is another model than the one that "
+         "was measured"),
+    ):  # fmt: skip
+        assert overhead(evidence(validate=validate)) == CheckDecision(
+            "guard_overhead", Outcome.ERROR, reason, text
+        )
+    fine = overhead(evidence())
+    assert fine == CheckDecision(
+        "guard_overhead", Outcome.PASS, "unaltered",
+        "3 turns of guards left each model as it was, bit for bit",
+        none | {"loss_before_nats": 2.5, "loss_after_nats": 2.5, "guarded_ratio": 1.0,
+                "n_turns": 3},
+    )  # fmt: skip
+
+
+def test_a_baseline_is_watched_for_attested_guards_beside_an_edited_subject() -> None:
+    answered = {"mine": entry()}
+    given = evidence(prepare=[turn("baseline", "invariants", "mine")])
+    made = replace(measured(given), attested=answered)
+    found = guard_overhead(made, demanding())
+    assert found.text == ("the record does not say what validate of mine left of the baseline")
+    edited = replace(made, edit={"name": "quant_rtn"})
+    assert guard_overhead(edited, demanding()).outcome is Outcome.PASS
+
+
+def test_evidence_after_a_turn_that_altered_the_model_is_of_another() -> None:
+    def after(name: str, **phases: Any) -> str | None:
+        return after_alteration(name, measured({"prepare": [], "validate": [], **phases}))
+
+    said = "it is evidence of a model that mine had changed"
+    steps = [turn("subject", "first"), ALTERED, turn("subject", "last")]
+    assert [after(n, validate=steps) for n in ("first", "mine", "last")] == [None, said, said]
+    prepared = [turn("baseline", "mine", tensors="x")]
+    assert after("mine", prepare=prepared) == said
+    assert after("other", prepare=prepared) is None
+    assert after_alteration("mine", facts()) is None

@@ -401,19 +401,6 @@ def test_what_stays_ambiguous_is_still_a_permutation(
     assert torch.equal(match.sort().values, torch.arange(40))
 
 
-def test_linear_assignment_settles_the_rest() -> None:
-    def at(plane: int, degrees: float) -> torch.Tensor:
-        row = torch.zeros(4)
-        angle = torch.deg2rad(torch.tensor(degrees))
-        row[2 * plane], row[2 * plane + 1] = angle.cos(), angle.sin()
-        return row
-
-    # In each plane both neurons are nearest to the one at 5 degrees, which is nearest to the first.
-    one = Rows.of(torch.stack([at(0, 0), at(0, 20), at(1, 0), at(1, 20)]))
-    other = Rows.of(torch.stack([at(1, 60), at(1, 5), at(0, 60), at(0, 5)]))
-    assert match_neurons([one], [other]).tolist() == [3, 2, 1, 0]
-
-
 def noisy_changes(
     model: torch.nn.Module, scales: dict[str, float], lifted: dict[str, float]
 ) -> dict[tuple[str, tuple[str, ...]], CanonicalChange]:

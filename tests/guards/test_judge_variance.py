@@ -157,6 +157,25 @@ def test_a_remediation_is_reported_beside() -> None:
     )  # fmt: skip
 
 
+def test_a_remediation_has_the_interval_of_its_policy_where_nothing_is_eligible_too() -> None:
+    two_sided = VariancePolicy(predictive_one_sided=False)
+    gain = judge_gain(GAINS, two_sided)
+    for n_eligible in (0, 2):
+        done = proposals(remediation={"ab": GAINS, "reason": None}, n_eligible=n_eligible)
+        found = judge_variance(evidence(proposals=done), kind="any", policy=two_sided).metrics
+        assert {key: value for key, value in found.items() if key.startswith("remed")} == {
+            "remediation": "measured", "remediation_gain": gain.mean,
+            "remediation_gain_lower": gain.lower, "remediation_gain_upper": gain.upper,
+        }  # fmt: skip
+
+
+def test_one_document_leaves_the_gain_open() -> None:
+    one = proposals({"documents": [0], "gains": [1.0], "tokens": [10.0]})
+    metrics = judge_variance(evidence(proposals=one), kind="any", policy=POLICY).metrics
+    assert (metrics["gain"], metrics["gain_lower"], metrics["repairable"]) == (0.1, None, None)
+    assert metrics["reading"] == "open: fewer than two documents have no interval"
+
+
 def test_no_eligible_target_is_not_applicable_with_its_reason() -> None:
     none = proposals(None, n_eligible=0, reason="no branch was edited", scales={})
     metrics = judge_variance(evidence(proposals=none), kind="any", policy=POLICY).metrics
