@@ -10,6 +10,7 @@ import pytest
 HEAD = """\
 name: faults
 models: ["builtin:llama", "builtin:gpt2"]
+tier: text-only.yaml
 profile: dev
 dataset: {provider: pydoc, seq_len: 64, preview_n: 8, final_n: 8}
 run: {device: cpu, dtype: float32, threads: 1}
