@@ -92,7 +92,7 @@ def _activate(config: pytest.Config) -> Activation:
     if ours or any(settings.text(name) for name in _NAMING):
         _load_named(config, activation, ours)
     _check_named_files(config, activation)
-    for name in ("tune", "sweep"):
+    for name in ("tune", "sweep", "mode"):
         _check_has_suite(config, activation, name)
     return activation
 

@@ -40,6 +40,10 @@ class EditSpec:
         return {"name": self.name, "parameters": dict(self.parameters)}
 
 
+BUILTIN_MODELS = ("gpt2", "llama")
+"""The shipped models, each the reference ``builtin:NAME``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A baseline and the name it goes by in node ids, records and packs.

@@ -15,9 +15,14 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "scipy")
 ALSO_HEAVY = ("yaml", "jsonschema", "rich", "jinja2", "cryptography")
 ABSENT_FOR_VERIFY = ("torch", "transformers", "datasets")
 
-# Runs pytest in this process and leaves the names of all loaded modules in a file.
+# Runs pytest in this process, off the network, and leaves the names of all loaded modules in a file.
 PYTEST = """
-import json, sys, pytest
+import json, socket, sys, pytest
+
+def refuse(*arguments, **keywords):
+    raise AssertionError("the network was used")
+
+socket.socket.connect = socket.getaddrinfo = refuse
 status = pytest.main(sys.argv[2:])
 with open(sys.argv[1], "w") as stream:
     json.dump(sorted(sys.modules), stream)
@@ -126,11 +131,21 @@ def test_help_loads_nothing_heavy(strangers_tests: Path) -> None:
     assert not loaded & {*HEAVY, *ALSO_HEAVY}
 
 
-def test_collecting_a_suite_needs_no_model_and_nothing_heavy(strangers_tests: Path) -> None:
-    arguments = ("--co", "-q", "--invarlock-suite=demo", "--invarlock-model=no-such/model")
-    result, loaded = run_pytest(strangers_tests, *arguments)
+@pytest.mark.parametrize(
+    ("suite", "models", "item"),
+    [("demo", ["no-such/model"], "no-such/model::noop::primary_metric"),
+     ("subset", [], "mistralai/Mistral-7B-v0.1::ve_mlp_scale_skew::signal"),
+     ("showcase", [], "Qwen/Qwen2.5-14B::ve_mlp_scale_skew_up::signal"),
+     ("workshop3", [], "01-ai/Yi-34B::nan_injection::detected"),
+     ("full", [], "Qwen/Qwen3-8B::quant_clean::primary_metric")],
+)  # fmt: skip
+def test_collecting_a_suite_needs_no_model_and_nothing_heavy(
+    strangers_tests: Path, suite: str, models: list[str], item: str
+) -> None:
+    named = [f"--invarlock-model={model}" for model in models]
+    result, loaded = run_pytest(strangers_tests, "--co", "-q", f"--invarlock-suite={suite}", *named)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "invarlock/demo::no-such/model::noop::primary_metric" in result.stdout
+    assert f"invarlock/{suite}::{item}" in result.stdout
     assert not loaded & set(HEAVY)
 
 

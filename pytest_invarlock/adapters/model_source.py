@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_invarlock.errors import ModelLoadError
+from pytest_invarlock.plan import BUILTIN_MODELS
 from pytest_invarlock.policy.nearest import nearest
 
-BUILTIN_MODELS = ("gpt2", "llama")
 MAX_HEADER_BYTES = 100_000_000
 _CHUNK_BYTES = 1 << 20
 _resources = ExitStack()

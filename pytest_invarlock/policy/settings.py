@@ -43,6 +43,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("subject", "MODEL", "Compare checkpoints: a subject; may repeat", repeatable=True),
     SettingSpec("model", "MODEL", "Replace the suite's models; may repeat", repeatable=True),
     SettingSpec("scenario", "ID", "Run a suite of just this scenario; may repeat", repeatable=True),
+    SettingSpec("mode", "MODE", "Part of a suite: full, calibrate-only, run-only, errors-only",
+                "full", choices=("full", "calibrate-only", "run-only", "errors-only")),
     SettingSpec("sweep", "SCENARIO:PARAM=a,b,c", "Run a suite of just these doses; may repeat",
                 repeatable=True),
     SettingSpec("tier", "NAME|FILE", "Limits: conservative, balanced, aggressive", "balanced"),
@@ -157,13 +159,15 @@ class Settings:
         return value
 
     def choice(self, name: str, allowed: tuple[str, ...]) -> str | None:
-        """One of ``allowed``, or None; raises ConfigError naming the nearest."""
+        """One of ``allowed``, or None; raises ConfigError that lists them, the nearest first."""
         text = self.text(name)
         if text is None or text in allowed:
             return text
+        hint = nearest(text, list(allowed), "value")
+        listed = f"the values are: {', '.join(allowed)}"
         raise ConfigError(
             f"{self.made[name].origin}: {text!r} is not one of its values",
-            remedy=nearest(text, list(allowed), "value"),
+            remedy=hint if hint == listed else f"{hint} {listed}",
             code="BAD_VALUE",
         )
 

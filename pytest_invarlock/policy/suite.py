@@ -24,6 +24,7 @@ from pytest_invarlock.policy.run_configuration import (
     run_notes,
     suite_value,
 )
+from pytest_invarlock.policy.run_mode import mode_notes, of_mode
 from pytest_invarlock.policy.schema_check import check_document
 from pytest_invarlock.policy.suite_scenarios import (
     ScenarioEntry,
@@ -190,6 +191,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         )
     if settings.flag("tune"):
         check_tunable((), (), "a comparison of checkpoints")
+    of_mode((), "a comparison of checkpoints", settings)
     refuse_sweeps(settings, "a comparison of checkpoints has no dose", "sweep a suite's scenario")
     labels = _unique([display_name(subject) for subject in subjects])
     kind = settings.choice("kind", KINDS)
@@ -297,6 +299,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
             notes=(
                 *plan.notes,
                 *notes,
+                *mode_notes(settings),
                 *(() if settings.flag("tune") else tuned_notes(found, plan)),
                 *sweep_notes(sweeps),
             ),

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError
-from pytest_invarlock.plan import PROBES, Description, EditSpec, Scenario
+from pytest_invarlock.plan import BUILTIN_MODELS, PROBES, Description, EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, Expectation, Strictness
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.guard_names import foreign_guard_names
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.run_mode import of_mode
 from pytest_invarlock.policy.schema_check import dotted
 from pytest_invarlock.policy.tuned import check_clean, is_clean
 
@@ -73,7 +74,7 @@ def scenario_entries(
 def selected(
     entries: Sequence[ScenarioEntry], name: str, settings: Settings
 ) -> list[ScenarioEntry]:
-    """Those of ``entries`` that the setting ``scenario`` names, all where it is not made.
+    """Those of ``entries`` that the settings ``scenario`` and ``mode`` ask for; else all.
 
     The settings ``kind`` and ``repeats`` beat what an entry says.
     """
@@ -87,6 +88,7 @@ def selected(
                 code="UNKNOWN_SCENARIO",
             )
     chosen = [entry for entry in entries if not wanted or entry.scenario.name in wanted]
+    chosen = of_mode(chosen, name, settings)
     return [replace(entry, scenario=_as_set(entry.scenario, settings)) for entry in chosen]
 
 
@@ -110,6 +112,8 @@ def _entry(
     document: YamlDocument, index: int, entry: dict[str, Any], folder: Path
 ) -> ScenarioEntry:
     at = ("scenarios", index)
+    strictness, by_model = _strictness(document, index, entry["strictness"], folder)
+    category = entry.get("category", CATEGORY[strictness])
     edit = None
     if "edit" in entry:
         edit = EditSpec(entry["edit"]["name"], dict(entry["edit"].get("plan") or {}))
@@ -121,7 +125,7 @@ def _entry(
         edit=edit,
         subject=located(entry["subject"], folder) if "subject" in entry else None,
         kind=entry.get("kind"),
-        runs=_runs(document, index, entry),
+        runs=_runs(document, index, entry, category),
         timeout=float(entry["timeout"]) if "timeout" in entry else None,
         description=Description(
             **{
@@ -132,7 +136,6 @@ def _entry(
         ),
         probes=_probes(document, index, entry),
     )
-    strictness, by_model = _strictness(document, index, entry["strictness"], folder)
     demands = {strictness, *by_model.values()}
     detectors = entry.get("detectors", {})
     _check_detectors(document, index, entry)
@@ -153,7 +156,7 @@ def _entry(
     if detection and not detectors:
         detectors = _meant_detector(entry)
     expected = Expectation(
-        category=entry.get("category", CATEGORY[strictness]),
+        category=category,
         strictness=strictness,
         detectors_any=tuple(detectors.get("any", ())),
         detectors_all=tuple(detectors.get("all", ())),
@@ -161,8 +164,10 @@ def _entry(
     return ScenarioEntry(scenario, expected, by_model)
 
 
-def _runs(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple[int, ...]:
-    """The numbers of the draws that a scenario asks for; none where it asks for none."""
+def _runs(
+    document: YamlDocument, index: int, entry: Mapping[str, Any], category: str
+) -> tuple[int, ...]:
+    """The numbers of the draws that a scenario, else its category, asks for; none where none do."""
     seeds: list[int] = entry.get("seeds", [])
     runs: int | None = entry.get("runs")
     if seeds and runs not in (None, len(seeds)):
@@ -172,7 +177,8 @@ def _runs(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple
             remedy="name as many draws as there are runs, or drop runs",
             code="BAD_VALUE",
         )
-    return tuple(sorted(seeds)) or tuple(range(runs or 0))
+    of_category: int = document.value.get("runs", {}).get(category, 0)
+    return tuple(sorted(seeds)) or tuple(range(runs or of_category))
 
 
 def _probes(document: YamlDocument, index: int, entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -217,7 +223,9 @@ def _strictness(
     """The strictness, and that of the models which have another."""
     if isinstance(given, str):
         return Strictness(given), {}
-    models: list[str] = document.value["models"]
+    # The shipped models may replace a suite's own, with --invarlock-model.
+    shipped = (f"builtin:{name}" for name in BUILTIN_MODELS)
+    models = list(dict.fromkeys((*document.value["models"], *shipped)))
     for name in given:
         if name not in (DEFAULT, *models):
             path = ("scenarios", index, "strictness", name)

@@ -27,6 +27,9 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--invarlock-suite=demo", "--invarlock-dataset=csv"], "--invarlock-dataset: 'csv' cannot be"),
         (["--invarlock-suite=demo", "--invarlock-final-windows=10"], "the arms differ in size: 96 preview"),
         (["--invarlock-suite=demo", "--invarlock-adapter=hf_casual"], "--invarlock-adapter: no adapter is"),
+        (["--invarlock-suite=demo", "--invarlock-mode=faults"], "full, calibrate-only, run-only, errors-only"),
+        (["--invarlock-suite=demo", "--invarlock-mode=calibrate-only"], "suites/demo.yaml has no calibration"),
+        (["--invarlock-mode=errors-only"], "--invarlock-mode: no suite is named (name one with"),
         (["--invarlock-baseline=builtin:llama"], "--invarlock-baseline stands alone (give --invarlock-s"),
         (["--invarlock-subject=builtin:llama"], "--invarlock-subject stands alone (give --invarlock-b"),
         (

@@ -27,7 +27,8 @@ def test_a_word_that_is_no_choice_is_refused_naming_place_and_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_profile({}, settings)
     assert caught.value.cause == "INVARLOCK_PROFILE: 'relaese' is not one of its values"
-    assert caught.value.remedy == "did you mean 'release'?"
+    listed = "the values are: dev, ci_cpu, ci, release"
+    assert caught.value.remedy == f"did you mean 'release'? {listed}"
 
 
 @pytest.mark.parametrize("text", ["x", "", " ", "1.5", "0", "-3", "1e3", "1_0x", "nan"])
