@@ -31,6 +31,7 @@ from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
 from pytest_invarlock.policy.decision_policy import (
     KNOWN_GUARDS,
+    NO_SIGN,
     DecisionPolicy,
     Expectation,
     Strictness,
@@ -52,8 +53,6 @@ _JUDGES: Mapping[str, Callable[..., GuardResult]] = {
     "variance": judge_variance,
 }
 _SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
-_NO_SIGN = ("drift", OVERHEAD)
-"""Checks on the sampling and on the guards: that they fire says nothing of the subject."""
 
 
 def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification") -> Decision:
@@ -234,7 +233,7 @@ def _detection(
     expected: Expectation, checks: tuple[CheckDecision, ...], fired: tuple[str, ...]
 ) -> tuple[Outcome, bool, str]:
     any_of = expected.detectors_any or (
-        () if expected.detectors_all else tuple(c.check for c in checks if c.check not in _NO_SIGN)
+        () if expected.detectors_all else tuple(c.check for c in checks if c.check not in NO_SIGN)
     )
     named = [*expected.detectors_all, *any_of]
     altered = next((c for c in checks if c.check == OVERHEAD and c.check in fired), None)
