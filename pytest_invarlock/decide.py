@@ -28,7 +28,7 @@ from pytest_invarlock.checks.guard_overhead import guard_overhead
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.stated_rescaling import with_remediation
 from pytest_invarlock.checks.tail import tail_check
-from pytest_invarlock.decision import CheckDecision, Decision, Outcome
+from pytest_invarlock.decision import SAYS_NOTHING, CheckDecision, Decision, Outcome
 from pytest_invarlock.policy.decision_policy import (
     KNOWN_GUARDS,
     NO_SIGN,
@@ -52,7 +52,6 @@ _JUDGES: Mapping[str, Callable[..., GuardResult]] = {
     "rmt": judge_rmt,
     "variance": judge_variance,
 }
-_SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
 
 
 def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification") -> Decision:
@@ -94,7 +93,7 @@ def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification"
 def _judged(checks: tuple[CheckDecision, ...]) -> tuple[CheckDecision, ...]:
     """``checks``, or errors of them all where none of them judged anything."""
     # What guards did to the models says nothing of the subject.
-    if any(c.reason not in _SAYS_NOTHING for c in checks if c.check != OVERHEAD):
+    if any(c.reason not in SAYS_NOTHING for c in checks if c.check != OVERHEAD):
         return checks
     return tuple(
         replace(

@@ -19,6 +19,7 @@ from pytest_invarlock.evidence.pack import SealedPack, seal_pack
 from pytest_invarlock.evidence.rederive import (
     ENVIRONMENT,
     POLICY,
+    RESULTS,
     SCENARIOS,
     VERDICT,
     VERDICT_TEXT,
@@ -31,6 +32,7 @@ from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.policy.decision_policy import policies_digest
 from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
 from pytest_invarlock.run_text import markdown
+from pytest_invarlock.signal_summary import SUMMARIES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -96,6 +98,9 @@ def _write_verdict(summary: RunSummary) -> None:
         else verdict_file_text(summary.verdict)
     )
     write_bytes(summary.run.path / "final_verdict.txt", text.encode())
+    if summary.verdict is not None:
+        for name, document in summary.verdict.signals.documents().items():
+            write_json(summary.run.path / name, document)
 
 
 def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
@@ -141,6 +146,7 @@ def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | P
     files: dict[str, bytes | Path] = {
         VERDICT: run.path / "final_verdict.json",
         VERDICT_TEXT: run.path / "final_verdict.txt",
+        **{f"{RESULTS}/{name}": run.path / name for name in SUMMARIES},
         POLICY: pretty(policies),
         SCENARIOS: pretty(_scenarios(summary)),
         ENVIRONMENT: pretty(

@@ -259,6 +259,13 @@ class DecisionPolicy:
                 code="UNKNOWN_SCENARIO",
             ) from None
 
+    def gates(self, check: str) -> bool:
+        """Whether ``check`` may FAIL; one that only monitors warns."""
+        if check not in self.checks:
+            return False
+        own = {"primary_metric": "gate", "tail": self.tail.mode, "drift": self.drift.mode}
+        return own.get(check, self.modes.get(check)) != "monitor"
+
     def document(self) -> dict[str, Any]:
         """The policy as plain JSON values, the form that is digested and packed."""
         return {
