@@ -33,6 +33,7 @@ from pytest_invarlock.policy.decision_policy import policies_digest
 from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
 from pytest_invarlock.run_text import markdown
 from pytest_invarlock.signal_summary import SUMMARIES
+from pytest_invarlock.timing_summary import TIMING_SUMMARY, timing_summary
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -59,9 +60,10 @@ def signing_key(chosen: str) -> SigningKey:
 
 
 def write_reports(summary: RunSummary) -> None:
-    """Write certificates and their probes, the final verdict and ``summary.md``, by atomic rename.
+    """Write certificates and their probes, final verdict, summaries and ``summary.md``.
 
-    A sweep has no final verdict, and no file of one.
+    Each by atomic rename. A sweep has no final verdict, and no file of one; a run that is not whole
+    has no summaries of what fired.
 
     Raises EvidenceError where the run's folder cannot be written.
     """
@@ -81,6 +83,7 @@ def write_reports(summary: RunSummary) -> None:
                 write_json(folder / FILES[name], probe)
         if not summary.is_sweep:
             _write_verdict(summary)
+        write_json(summary.run.path / TIMING_SUMMARY, timing_summary(summary.records))
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
     except OSError as error:
         raise EvidenceError(
