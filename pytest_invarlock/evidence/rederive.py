@@ -298,8 +298,8 @@ def _compare_verdict(
     found = {key: value for key, value in stated.items() if key in expected}
     difference = first_difference(expected, found)
     if difference is None:
-        text = verdict_file_text(verdict).encode()
-        if VERDICT_TEXT in pack.names() and pack.read(VERDICT_TEXT) == text:
+        page = verdict_file_text(verdict).encode()
+        if VERDICT_TEXT in pack.names() and pack.read(VERDICT_TEXT) == page:
             return findings
         return [
             *findings,
