@@ -198,6 +198,22 @@ def test_without_a_demanded_share_informational_scenarios_gate_nothing() -> None
     assert not any("fraction" in name for name in names(verdict))
 
 
+def test_of_two_policies_the_stricter_share_counts() -> None:
+    decisions, suite = looks(True, False)
+    planned = [PlannedScenario("m", name, 2) for name in suite]
+    policies = {
+        ("m", name): policy(
+            checks=CHECKS,
+            expectations={("m", name): LOOK},
+            minimum_signal_fraction={"stress": share},
+        )
+        for name, share in zip(suite, (0.5, 0.6), strict=True)
+    }
+    for order in (policies, dict(reversed(policies.items()))):
+        verdict = decide_run(planned, decisions, order)
+        assert broken(verdict) == ["informational_stress_min_signal_fraction"]
+
+
 def test_each_category_has_its_own_share() -> None:
     decisions, suite = looks(True)
     decisions += [shown("probe", PROBE, draw=draw) for draw in (0, 1)]

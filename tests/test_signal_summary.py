@@ -11,11 +11,14 @@ from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.signal_summary import SUMMARIES, GuardRow
 from pytest_invarlock.stats.wilson import wilson
+from pytest_invarlock.verdict import decide_run
 
+from .checks.made import DRIFT, policy
 from .test_run_requirements import CLEAN, CUT, FAULT, GREEN, HALF, LOOK, SUITE, judged, shown
 
 
@@ -157,3 +160,20 @@ def test_rows_of_scenarios_count_their_runs() -> None:
 )
 def test_wilson(count: int, n: int, expected: tuple[float, float]) -> None:
     assert wilson(count, n) == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_check_that_only_monitors_is_marked_and_its_warning_is_no_alarm() -> None:
+    warned = changed_check(shown("clean", CLEAN), "drift", outcome=Outcome.WARN)
+    rules = policy(
+        checks=("invariants", "primary_metric", "drift", "spectral"),
+        modes={"invariants": "gate", "spectral": "monitor"},
+        drift=replace(DRIFT, mode="monitor"),
+        expectations={("m", "clean"): CLEAN},
+    )
+    verdict = decide_run([PlannedScenario("m", "clean", 1)], [warned], {("m", "clean"): rules})
+    rows = {row.check: row for row in verdict.signals.guards}
+    gates = {name: row.gates for name, row in rows.items()}
+    assert gates == {"invariants": True, "primary_metric": True, "drift": False, "spectral": False}
+    assert (rows["drift"].clean.fired, rows["drift"].clean.quiet) == (0, 1)
+    assert "drift (monitors)" in verdict_file_text(verdict)
+    assert not rules.gates("rmt")
