@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from pytest_invarlock.stats.wilson import wilson
 
-
-def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; (0, 1) of nothing."""
-    if n == 0:
-        return 0.0, 1.0
-    share, square = count / n, z * z
-    middle = share + square / (2 * n)
-    reach = z * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    # At the ends the formula meets 0 and 1 but for rounding.
-    low = 0.0 if count == 0 else (middle - reach) / (1 + square / n)
-    high = 1.0 if count == n else (middle + reach) / (1 + square / n)
-    return low, high
+__all__ = ["told", "wilson"]
 
 
 def told(count: int, n: int) -> str:

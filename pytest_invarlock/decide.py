@@ -28,9 +28,10 @@ from pytest_invarlock.checks.guard_overhead import guard_overhead
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.stated_rescaling import with_remediation
 from pytest_invarlock.checks.tail import tail_check
-from pytest_invarlock.decision import CheckDecision, Decision, Outcome
+from pytest_invarlock.decision import SAYS_NOTHING, CheckDecision, Decision, Outcome
 from pytest_invarlock.policy.decision_policy import (
     KNOWN_GUARDS,
+    NO_SIGN,
     DecisionPolicy,
     Expectation,
     Strictness,
@@ -51,9 +52,6 @@ _JUDGES: Mapping[str, Callable[..., GuardResult]] = {
     "rmt": judge_rmt,
     "variance": judge_variance,
 }
-_SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
-_NO_SIGN = ("drift", OVERHEAD)
-"""Checks on the sampling and on the guards: that they fire says nothing of the subject."""
 
 
 def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification") -> Decision:
@@ -95,7 +93,7 @@ def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification"
 def _judged(checks: tuple[CheckDecision, ...]) -> tuple[CheckDecision, ...]:
     """``checks``, or errors of them all where none of them judged anything."""
     # What guards did to the models says nothing of the subject.
-    if any(c.reason not in _SAYS_NOTHING for c in checks if c.check != OVERHEAD):
+    if any(c.reason not in SAYS_NOTHING for c in checks if c.check != OVERHEAD):
         return checks
     return tuple(
         replace(
@@ -234,7 +232,7 @@ def _detection(
     expected: Expectation, checks: tuple[CheckDecision, ...], fired: tuple[str, ...]
 ) -> tuple[Outcome, bool, str]:
     any_of = expected.detectors_any or (
-        () if expected.detectors_all else tuple(c.check for c in checks if c.check not in _NO_SIGN)
+        () if expected.detectors_all else tuple(c.check for c in checks if c.check not in NO_SIGN)
     )
     named = [*expected.detectors_all, *any_of]
     altered = next((c for c in checks if c.check == OVERHEAD and c.check in fired), None)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
+"""Reasons of checks that passed or warned without having judged anything."""
+
 
 class Outcome(StrEnum):
     """What a check came to; only PASS and WARN let an item pass."""

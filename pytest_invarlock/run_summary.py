@@ -11,6 +11,7 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, policies_by_scenario
+from pytest_invarlock.scenario_runs import flaky_scenarios
 from pytest_invarlock.verdict import RunVerdict, decide_run
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class RunSummary:
                 "requirements": [],
                 "counts": {},
                 "alarms": [],
+                "flaky": [one.document() for one in flaky_scenarios(self.decisions)],
             }
         )
         return {

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_invarlock.certificate.signal_text import (
+    GUARD_HEADINGS,
+    flaky_lines,
+    guard_cells,
+    signal_lines,
+)
 from pytest_invarlock.certificate.verdict_text import verdict_text
+from pytest_invarlock.scenario_runs import flaky_scenarios
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
@@ -127,14 +134,31 @@ def aligned(table: list[tuple[str, ...]]) -> list[str]:
     return lines
 
 
+def what_fired(summary: RunSummary) -> list[str]:
+    """Flaky scenarios and, of a whole run, the shares of informational signals."""
+    signals = [] if summary.verdict is None else signal_lines(summary.verdict.signals)
+    return [*signals, *flaky_lines(flaky_scenarios(summary.decisions))]
+
+
+def _guard_table(summary: RunSummary) -> list[str]:
+    """How often each check fired on clean and on damaged scenarios, in Markdown."""
+    cells = [] if summary.verdict is None else guard_cells(summary.verdict.signals)
+    if not cells:
+        return []
+    table = [GUARD_HEADINGS, ("---",) * len(GUARD_HEADINGS), *cells]
+    return ["", *("| " + " | ".join(row) + " |" for row in table)]
+
+
 def markdown(summary: RunSummary) -> str:
-    """``summary.md``: the verdict, the table, what is behind each row, what is broken."""
+    """``summary.md``: the verdict, the table, what is behind each row, what fired, what broke."""
     word = summary.word if summary.complete or summary.is_sweep else summary.status
     head = [f"## invarlock {summary.name}: {word}", ""]
     titles = ("met", *HEADINGS[1:])
     table = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     table += ["| " + " | ".join(row.cells) + " |" for row in rows(summary)]
     broken = verdict_text(summary.verdict).splitlines() if summary.verdict is not None else []
-    behind = [f"- {line}" for line in details(summary)]
+    behind = [f"- {line}" for line in (*details(summary), *what_fired(summary))]
     broken = [f"- {line.strip()}" for line in broken]
-    return "\n".join([*head, *table, "", *behind, *([""] if behind else []), *broken, ""])
+    return "\n".join(
+        [*head, *table, "", *behind, *([""] if behind else []), *broken, *_guard_table(summary), ""]
+    )

@@ -10,42 +10,34 @@ from typing import Any, Literal
 from pytest_invarlock.alarms import Alarm, alarms
 from pytest_invarlock.decision import Decision, Outcome
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, Strictness
+from pytest_invarlock.policy.decision_policy import DecisionPolicy
+from pytest_invarlock.run_requirements import (
+    Requirement,
+    expectation_requirements,
+    fraction_requirements,
+    primary_guard_requirements,
+    signal_fractions,
+)
+from pytest_invarlock.scenario_runs import Flaky, flaky_scenarios, scenario_runs
+from pytest_invarlock.signal_summary import SignalSummary, signal_summary
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 VERDICT_FORMAT = "invarlock-verdict-v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Requirement:
-    """One rule of the verdict: whether it holds, on how many, and what broke it."""
-
-    name: str
-    passed: bool
-    text: str
-    failures: tuple[Mapping[str, str], ...] = ()
-
-    def document(self) -> dict[str, Any]:
-        """The requirement as plain JSON values."""
-        return {
-            "requirement": self.name,
-            "passed": self.passed,
-            "text": self.text,
-            "failures": [dict(failure) for failure in self.failures],
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class RunVerdict:
     """PASS when every requirement holds; INCONCLUSIVE when nothing worse than that broke one.
 
-    ``alarms`` are printed and decide nothing.
+    ``alarms``, ``flaky`` scenarios and ``signals`` are printed and decide nothing.
     """
 
     verdict: Verdict
     requirements: tuple[Requirement, ...]
+    signals: SignalSummary
     counts: Mapping[str, int] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
+    flaky: tuple[Flaky, ...] = ()
 
     @property
     def broken(self) -> Requirement | None:
@@ -60,15 +52,8 @@ class RunVerdict:
             "requirements": [rule.document() for rule in self.requirements],
             "counts": dict(self.counts),
             "alarms": [alarm.document() for alarm in self.alarms],
+            "flaky": [one.document() for one in self.flaky],
         }
-
-
-_RULES: tuple[tuple[str, Strictness, str], ...] = (
-    ("clean_all_pass", Strictness.MUST_PASS, "must pass"),
-    ("stress_required_fail", Strictness.MUST_FAIL, "must fail"),
-    ("error_injection_detected", Strictness.MUST_DETECT, "must be detected"),
-    ("informational_measured", Strictness.INFORMATIONAL, "must be measured"),
-)
 
 
 def decide_run(
@@ -79,7 +64,8 @@ def decide_run(
     """The verdict of a run: no records or a missing scenario is FAIL, never a pass.
 
     So are draws of one scenario that are of different metrics, or cut their windows by different
-    conventions: their numbers are not comparable.
+    conventions: their numbers are not comparable. Every run of a scenario counts; a requirement
+    stands only where some scenario demands it.
 
     Args:
         planned: what the run set out to measure.
@@ -91,21 +77,23 @@ def decide_run(
     ordered = sorted(decisions, key=lambda d: (d.model, d.scenario, d.draw))
     requirements = [
         Requirement("evidence_present", bool(found), f"{len(found)} records"),
-        _coverage(wanted, found, len(decisions) - len(found)),
+        _coverage(wanted, found, set(policies), len(decisions) - len(found)),
     ]
     comparable = _one_convention(ordered)
     if comparable is not None:
         requirements.append(comparable)
-    demanded = {policy.expectation(*key).strictness for key, policy in policies.items()}
-    for name, strictness, demand in _RULES:
-        relevant = [d for d in ordered if d.strictness == strictness.value]
-        if strictness in demanded:
-            requirements.append(_rule(name, demand, relevant))
+    scenarios = scenario_runs(ordered, policies)
+    fractions = signal_fractions(scenarios, policies)
+    requirements += expectation_requirements(scenarios)
+    requirements += primary_guard_requirements(scenarios)
+    requirements += fraction_requirements(fractions)
     return RunVerdict(
         verdict=_verdict(requirements, ordered),
         requirements=tuple(requirements),
+        signals=signal_summary(scenarios, fractions, policies),
         counts=_counts(ordered),
         alarms=alarms(ordered),
+        flaky=flaky_scenarios(ordered),
     )
 
 
@@ -132,7 +120,10 @@ def _one_convention(decisions: Sequence[Decision]) -> Requirement | None:
 
 
 def _coverage(
-    wanted: set[tuple[str, str, int]], found: set[tuple[str, str, int]], n_twice: int
+    wanted: set[tuple[str, str, int]],
+    found: set[tuple[str, str, int]],
+    judged: set[tuple[str, str]],
+    n_twice: int,
 ) -> Requirement:
     missing = sorted(wanted - found)
     unplanned = sorted(found - wanted)
@@ -143,25 +134,16 @@ def _coverage(
         {"model": model, "scenario": scenario, "reason": f"run {draw} was never planned"}
         for model, scenario, draw in unplanned
     ]
+    failures += [
+        {"model": model, "scenario": scenario, "reason": "no policy says what it must show"}
+        for model, scenario in sorted({(m, s) for m, s, _ in wanted | found} - judged)
+    ]
     return Requirement(
         "scenario_coverage",
         bool(wanted) and not failures and not n_twice,
         f"{len(wanted & found)} of {len(wanted)} planned records"
         + (f", {n_twice} decided twice" if n_twice else ""),
         tuple(failures),
-    )
-
-
-def _rule(name: str, demand: str, relevant: Sequence[Decision]) -> Requirement:
-    unmet = [decision for decision in relevant if not decision.expectation_met]
-    return Requirement(
-        name,
-        not unmet,
-        f"{len(relevant) - len(unmet)} of {len(relevant)} that {demand} do",
-        tuple(
-            {"model": d.model, "scenario": d.scenario, "reason": f"run {d.draw}: {d.text}"}
-            for d in unmet
-        ),
     )
 
 

@@ -13,10 +13,11 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.records import Facts, Record
 from pytest_invarlock.run_summary import RunSummary
-from pytest_invarlock.run_text import details, markdown, rows
+from pytest_invarlock.run_text import details, markdown, rows, what_fired
 from pytest_invarlock.verdict import decide_run
 
 from .checks.made import accuracy_facts, facts, policy, spread
+from .test_run_requirements import GREEN, LOOK, SUITE, judged, shown
 
 
 def summary(of: Facts) -> RunSummary:
@@ -72,3 +73,23 @@ def test_a_run_without_a_verdict_has_no_alarms(status: Any) -> None:
 def test_the_alarms_of_a_whole_run_stand_in_its_document() -> None:
     document = summary(facts(spread(0.01, 0.02))).verdict_document()
     assert [alarm["check"] for alarm in document["alarms"]] == ["drift", "tail"]
+
+
+def test_what_fired_stands_in_the_page_and_without_a_verdict_only_what_flickers() -> None:
+    runs = [shown("look", LOOK, "spectral"), shown("look", LOOK, draw=1)]
+    told = summary(facts())
+    told.decisions, told.verdict = tuple(runs), judged(runs, {"look": LOOK}, draws=2)
+    assert [line.split(":")[0] for line in what_fired(told)] == [
+        "informational stress", "unconfirmed", "flaky",
+    ]  # fmt: skip
+    told.verdict, told.status = None, "partial"
+    (flaky,) = what_fired(told)
+    assert flaky.startswith("flaky: m look: run 0 FAIL (spectral); run 1 PASS (nothing fired)")
+
+
+def test_the_page_holds_the_guards_error_rates() -> None:
+    told = summary(facts())
+    told.verdict = judged(GREEN, SUITE)
+    page = markdown(told)
+    assert "| check | fired on clean | fired on damaged |" in page
+    assert "| primary_metric | 0 of 1 [0.000, 0.793] | 1 of 2 [0.095, 0.905] |" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,9 +58,9 @@ def run(
 
 ALL_MET = [
     decision("clean"),
-    decision("cut", Outcome.FAIL),
-    decision("fault", Outcome.FAIL),
-    decision("look", Outcome.FAIL),
+    decision("cut", Outcome.FAIL, fired=("primary_metric",)),
+    decision("fault", Outcome.FAIL, fired=("primary_metric",)),
+    decision("look", Outcome.FAIL, fired=("primary_metric",)),
 ]
 
 
@@ -190,7 +191,7 @@ def test_order_leaves_no_trace_and_passing_needs_every_expectation(
     order: list[Decision], met: list[bool]
 ) -> None:
     flags: dict[str, Any] = dict(zip(DEMANDED, met, strict=True))
-    decisions = [decision(d.scenario, d.outcome, met=flags[d.scenario]) for d in order]
+    decisions = [replace(d, expectation_met=flags[d.scenario]) for d in order]
     verdict = run(decisions)
     assert verdict == run(sorted(decisions, key=lambda d: d.scenario))
     assert (verdict.verdict == "PASS") is all(met)
@@ -204,7 +205,7 @@ def test_the_parts_of_the_document_fit_the_schema(decisions: list[Decision]) -> 
         if key in rules and key != "format":
             part = {"$defs": schema("verdict").get("$defs", {}), **rules[key]}
             assert list(Draft202012Validator(part).iter_errors(value)) == []
-    assert set(document) == {"format", "verdict", "requirements", "counts", "alarms"}
+    assert set(document) == {"format", "verdict", "requirements", "counts", "alarms", "flaky"}
 
 
 def with_p_values(scenario: str, *p_values: float | None) -> Decision:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_invarlock.certificate.signal_text import flaky_lines, guard_lines, signal_lines
+
 if TYPE_CHECKING:
     from pytest_invarlock.verdict import RunVerdict
 
@@ -12,7 +14,7 @@ SMALLEST_P_SHOWN = 1e-6
 
 
 def verdict_file_text(verdict: RunVerdict) -> str:
-    """``final_verdict.txt``: the word, every requirement, and what broke those that do not hold."""
+    """``final_verdict.txt``: the word, every requirement, what fired, and what broke those."""
     lines: list[str] = [verdict.verdict]
     lines += [
         f"{'holds' if rule.passed else 'BROKEN'}  {rule.name}: {rule.text}"
@@ -25,6 +27,8 @@ def verdict_file_text(verdict: RunVerdict) -> str:
             f"{_shown_p(smallest.p_value)}, Holm-adjusted {_shown_p(smallest.p_holm)}, "
             f"{smallest.check} of {smallest.model} {smallest.scenario}"
         )
+    lines += [*signal_lines(verdict.signals), *flaky_lines(verdict.flaky)]
+    lines += guard_lines(verdict.signals)
     broken = verdict_text(verdict)
     return "\n".join([*lines, *([broken] if broken else [])]) + "\n"
 

@@ -33,17 +33,20 @@ from pytest_invarlock.policy.decision_policy import (
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.tiers import shipped_differences
 from pytest_invarlock.records import Record, record_from_bytes
+from pytest_invarlock.signal_summary import SUMMARIES
 from pytest_invarlock.verdict import decide_run
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
     from pytest_invarlock.evidence.verified import VerifiedPack
+    from pytest_invarlock.signal_summary import SignalSummary
 
 POLICY = "metadata/policy.json"
 SCENARIOS = "metadata/scenarios.json"
 ENVIRONMENT = "metadata/environment.json"
-VERDICT = "results/final_verdict.json"
-VERDICT_TEXT = "results/final_verdict.txt"
+RESULTS = "results"
+VERDICT = f"{RESULTS}/final_verdict.json"
+VERDICT_TEXT = f"{RESULTS}/final_verdict.txt"
 RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
 REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
 PROBE_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/(?P<schema>rmt_probe|ve_probe)\.json")
@@ -55,6 +58,7 @@ _SCHEMAS: Mapping[str, str] = {
     SCENARIOS: "scenarios",
     ENVIRONMENT: "environment",
     VERDICT: "verdict",
+    **{f"{RESULTS}/{name}": name.removesuffix(".json") for name in SUMMARIES},
 }
 
 
@@ -274,6 +278,7 @@ def _compare_verdict(
     policies: Mapping[tuple[str, str], DecisionPolicy],
 ) -> list[Finding]:
     verdict = decide_run(planned, decisions, policies)
+    findings = _compare_summaries(pack, verdict.signals)
     expected = {
         **verdict.document(),
         "status": "complete",
@@ -293,20 +298,29 @@ def _compare_verdict(
     found = {key: value for key, value in stated.items() if key in expected}
     difference = first_difference(expected, found)
     if difference is None:
-        text = verdict_file_text(verdict).encode()
-        if VERDICT_TEXT in pack.names() and pack.read(VERDICT_TEXT) == text:
-            return []
+        page = verdict_file_text(verdict).encode()
+        if VERDICT_TEXT in pack.names() and pack.read(VERDICT_TEXT) == page:
+            return findings
         return [
-            Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, VERDICT_TEXT, "is not the verdict's text")
+            *findings,
+            Finding(
+                "SEMANTIC_MISMATCH", Stage.SEMANTICS, VERDICT_TEXT, "is not the verdict's text"
+            ),
         ]
-    return [
-        Finding(
-            "SEMANTIC_MISMATCH",
-            Stage.SEMANTICS,
-            VERDICT,
-            f"does not follow from the records: {difference}",
-        )
-    ]
+    text = f"does not follow from the records: {difference}"
+    return [*findings, Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, VERDICT, text)]
+
+
+def _compare_summaries(pack: VerifiedPack, signals: SignalSummary) -> list[Finding]:
+    """The summaries of what fired beside those that follow from the records."""
+    findings = []
+    for name, expected in signals.documents().items():
+        path = f"{RESULTS}/{name}"
+        difference = first_difference(expected, _document(pack, path))
+        if difference is not None:
+            text = f"does not follow from the records: {difference}"
+            findings.append(Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, path, text))
+    return findings
 
 
 def _compare_manifest(
@@ -361,7 +375,7 @@ def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Fi
 
 def _unexplained_files(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
     """A pack holds what its records need, and nothing beside it."""
-    explained = {POLICY, SCENARIOS, ENVIRONMENT, VERDICT, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES}
+    explained = {*_SCHEMAS, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES}
     for record in records:
         facts = record.facts
         base = f"records/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}"

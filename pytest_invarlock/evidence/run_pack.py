@@ -19,6 +19,7 @@ from pytest_invarlock.evidence.pack import SealedPack, seal_pack
 from pytest_invarlock.evidence.rederive import (
     ENVIRONMENT,
     POLICY,
+    RESULTS,
     SCENARIOS,
     VERDICT,
     VERDICT_TEXT,
@@ -31,6 +32,8 @@ from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.policy.decision_policy import policies_digest
 from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
 from pytest_invarlock.run_text import markdown
+from pytest_invarlock.signal_summary import SUMMARIES
+from pytest_invarlock.timing_summary import TIMING_SUMMARY, timing_summary
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,9 +60,10 @@ def signing_key(chosen: str) -> SigningKey:
 
 
 def write_reports(summary: RunSummary) -> None:
-    """Write certificates and their probes, the final verdict and ``summary.md``, by atomic rename.
+    """Write certificates and their probes, final verdict, summaries and ``summary.md``.
 
-    A sweep has no final verdict, and no file of one.
+    Each by atomic rename. A sweep has no final verdict, and no file of one; a run that is not whole
+    has no summaries of what fired.
 
     Raises EvidenceError where the run's folder cannot be written.
     """
@@ -79,6 +83,7 @@ def write_reports(summary: RunSummary) -> None:
                 write_json(folder / FILES[name], probe)
         if not summary.is_sweep:
             _write_verdict(summary)
+        write_json(summary.run.path / TIMING_SUMMARY, timing_summary(summary.records))
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
     except OSError as error:
         raise EvidenceError(
@@ -96,6 +101,9 @@ def _write_verdict(summary: RunSummary) -> None:
         else verdict_file_text(summary.verdict)
     )
     write_bytes(summary.run.path / "final_verdict.txt", text.encode())
+    if summary.verdict is not None:
+        for name, document in summary.verdict.signals.documents().items():
+            write_json(summary.run.path / name, document)
 
 
 def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
@@ -141,6 +149,7 @@ def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | P
     files: dict[str, bytes | Path] = {
         VERDICT: run.path / "final_verdict.json",
         VERDICT_TEXT: run.path / "final_verdict.txt",
+        **{f"{RESULTS}/{name}": run.path / name for name in SUMMARIES},
         POLICY: pretty(policies),
         SCENARIOS: pretty(_scenarios(summary)),
         ENVIRONMENT: pretty(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ METRIC_CHECKS = ("primary_metric", "drift", "tail")
 KNOWN_GUARDS = ("invariants", "spectral", "rmt", "variance")
 GUARD_OVERHEAD = "guard_overhead"
 KNOWN_CHECKS = (*KNOWN_GUARDS, *METRIC_CHECKS, GUARD_OVERHEAD)
+NO_SIGN = ("drift", GUARD_OVERHEAD)
+"""Checks on the sampling and on the guards: that they fire says nothing of the subject."""
 Mode = Literal["gate", "monitor"]
 GuardMode = Literal["gate", "monitor", "remediate"]
 """``remediate`` gates too; only guard ``variance`` has it."""
@@ -163,17 +165,56 @@ class Floors:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What one scenario must show: its strictness, category and the detectors that count."""
+    """What one scenario must show: its strictness, category and the detectors that count.
+
+    ``primary_guard`` is the check that is meant to see the change; with ``primary_guard_required``
+    it must fire on at least one model of the run.
+    """
 
     category: str
     strictness: Strictness
     detectors_any: tuple[str, ...] = ()
     detectors_all: tuple[str, ...] = ()
+    primary_guard: str | None = None
+    primary_guard_required: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a guard is required and unnamed, or nothing must be detected."""
+        if self.primary_guard_required and not (self.primary_guard and self.wants_detection):
+            raise ConfigError(
+                f"primary_guard_required of a scenario that is {self.strictness.value}"
+                + ("" if self.primary_guard else " and names no primary_guard"),
+                remedy="drop the key, or name the guard of a must_fail or must_detect scenario",
+                code="PRIMARY_GUARD",
+            )
 
     @property
     def wants_detection(self) -> bool:
         """Whether a declared detector has to FAIL."""
         return self.strictness in (Strictness.MUST_FAIL, Strictness.MUST_DETECT)
+
+    def document(self) -> dict[str, Any]:
+        """The expectation as plain JSON values; what of the guard, only where it is given."""
+        return {
+            "category": self.category,
+            "strictness": self.strictness.value,
+            "detectors_any": list(self.detectors_any),
+            "detectors_all": list(self.detectors_all),
+            **({} if self.primary_guard is None else {"primary_guard": self.primary_guard}),
+            **({"primary_guard_required": True} if self.primary_guard_required else {}),
+        }
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Expectation:
+        """The expectation of a `document`."""
+        return cls(
+            category=document["category"],
+            strictness=Strictness(document["strictness"]),
+            detectors_any=tuple(document["detectors_any"]),
+            detectors_all=tuple(document["detectors_all"]),
+            primary_guard=document.get("primary_guard"),
+            primary_guard_required=document.get("primary_guard_required", False),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +226,8 @@ class DecisionPolicy:
     ``guards`` holds the limits of each guard that has some, as plain values;
     ``accuracy`` stands for ``primary_metric``'s limit where the plan's metric is accuracy;
     ``expectations`` maps ``(model, scenario)`` to what that scenario must show;
+    ``minimum_signal_fraction`` is the least share of the informational scenarios of a category that
+    must show a confirmed signal, for the categories of which one is demanded;
     ``strict_guard_prepare`` False, in profile dev only, lets a monitoring guard of another package
     that could not be prepared warn rather than be an error.
     """
@@ -203,6 +246,7 @@ class DecisionPolicy:
     expectations: Mapping[tuple[str, str], Expectation]
     provenance: Mapping[str, str]
     strict_guard_prepare: bool = True
+    minimum_signal_fraction: Mapping[str, float] = field(default_factory=dict)
 
     def expectation(self, model: str, scenario: str) -> Expectation:
         """The expectation of a scenario; raises ConfigError for one the policy does not know."""
@@ -214,6 +258,13 @@ class DecisionPolicy:
                 remedy="decide with the policy the run was planned with",
                 code="UNKNOWN_SCENARIO",
             ) from None
+
+    def gates(self, check: str) -> bool:
+        """Whether ``check`` may FAIL; one that only monitors warns."""
+        if check not in self.checks:
+            return False
+        own = {"primary_metric": "gate", "tail": self.tail.mode, "drift": self.drift.mode}
+        return own.get(check, self.modes.get(check)) != "monitor"
 
     def document(self) -> dict[str, Any]:
         """The policy as plain JSON values, the form that is digested and packed."""
@@ -231,18 +282,16 @@ class DecisionPolicy:
             "floors": asdict(self.floors),
             "on_inconclusive": self.on_inconclusive,
             "expectations": [
-                {
-                    "model": model,
-                    "scenario": scenario,
-                    "category": expected.category,
-                    "strictness": expected.strictness.value,
-                    "detectors_any": list(expected.detectors_any),
-                    "detectors_all": list(expected.detectors_all),
-                }
+                {"model": model, "scenario": scenario, **expected.document()}
                 for (model, scenario), expected in sorted(self.expectations.items())
             ],
             "provenance": dict(self.provenance),
             **({} if self.strict_guard_prepare else {"strict_guard_prepare": False}),
+            **(
+                {"minimum_signal_fraction": dict(self.minimum_signal_fraction)}
+                if self.minimum_signal_fraction
+                else {}
+            ),
         }
 
 
@@ -255,7 +304,8 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
     """Rebuild a policy from the (schema-checked) form that `DecisionPolicy.document` writes.
 
     Raises ConfigError where a guard among the checks has no mode, a limit is out of range, a
-    scenario has two expectations, or guards are prepared loosely in another profile than dev.
+    scenario has two expectations or requires a guard that need not fire, or guards are prepared
+    loosely in another profile than dev.
     """
     scenarios = {(entry["model"], entry["scenario"]) for entry in document["expectations"]}
     if len(scenarios) < len(document["expectations"]):
@@ -293,16 +343,12 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
         floors=Floors(**document["floors"]),
         on_inconclusive=document["on_inconclusive"],
         expectations={
-            (entry["model"], entry["scenario"]): Expectation(
-                category=entry["category"],
-                strictness=Strictness(entry["strictness"]),
-                detectors_any=tuple(entry["detectors_any"]),
-                detectors_all=tuple(entry["detectors_all"]),
-            )
+            (entry["model"], entry["scenario"]): Expectation.read(entry)
             for entry in document["expectations"]
         },
         provenance=dict(document["provenance"]),
         strict_guard_prepare=strict_prepare,
+        minimum_signal_fraction=dict(document.get("minimum_signal_fraction", {})),
     )
 
 

@@ -221,6 +221,8 @@ def build_policy(
     provenance |= {
         f"guards.{name}.{key}": "suite file" for name, block in given.items() for key in block
     }
+    fractions: Mapping[str, float] = value.get("minimum_signal_fraction", {})
+    provenance |= {f"minimum_signal_fraction.{category}": "suite file" for category in fractions}
     if "bootstrap_replicates" in value:
         provenance["bootstrap_replicates"] = "suite file"
     if settings.text("tier"):
@@ -262,4 +264,5 @@ def build_policy(
         expectations=dict(expectations),
         provenance=provenance,
         strict_guard_prepare=strict_prepare,
+        minimum_signal_fraction={name: float(share) for name, share in fractions.items()},
     )

@@ -155,11 +155,14 @@ def _entry(
         )
     if detection and not detectors:
         detectors = _meant_detector(entry)
+    _check_primary_guard(document, index, entry, demands)
     expected = Expectation(
         category=category,
         strictness=strictness,
         detectors_any=tuple(detectors.get("any", ())),
         detectors_all=tuple(detectors.get("all", ())),
+        primary_guard=entry.get("primary_guard"),
+        primary_guard_required=entry.get("primary_guard_required", False),
     )
     return ScenarioEntry(scenario, expected, by_model)
 
@@ -209,6 +212,25 @@ def _check_detectors(document: YamlDocument, index: int, entry: Mapping[str, Any
                 remedy=nearest(name, [*KNOWN_CHECKS, *foreign_guard_names()], "check"),
                 code="BAD_VALUE",
             )
+
+
+def _check_primary_guard(
+    document: YamlDocument, index: int, entry: Mapping[str, Any], demands: set[Strictness]
+) -> None:
+    """Raise ConfigError where a guard must fire that is not named, or on a model need not."""
+    if not entry.get("primary_guard_required", False):
+        return
+    path = ("scenarios", index, "primary_guard_required")
+    why, remedy = "no primary_guard is named", "name the guard that must fire"
+    silent = sorted(demands & {Strictness.MUST_PASS, Strictness.INFORMATIONAL})
+    if silent:
+        why = f"a scenario that is {silent[0].value} on a model requires no guard to fire"
+        remedy = "drop the key, or make it must_fail or must_detect on every model"
+    elif "primary_guard" in entry:
+        return
+    raise ConfigError(
+        f"{document.place(path)}: {dotted(path)}: {why}", remedy=remedy, code="BAD_VALUE"
+    )
 
 
 def _meant_detector(entry: Mapping[str, Any]) -> dict[str, list[str]]:

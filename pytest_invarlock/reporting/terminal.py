@@ -11,7 +11,7 @@ from pytest_invarlock.policy.sweep import NO_CERTIFICATION
 from pytest_invarlock.reporting.dose_response import dose_responses
 from pytest_invarlock.reporting.dose_response_files import FOLDER, SUFFIXES
 from pytest_invarlock.reporting.dose_response_table import terminal_lines
-from pytest_invarlock.run_text import HEADINGS, aligned, rows
+from pytest_invarlock.run_text import HEADINGS, aligned, rows, what_fired
 
 if TYPE_CHECKING:
     from pytest_invarlock.run_summary import RunSummary
@@ -31,7 +31,8 @@ def write_summary(terminal: Any, summary: RunSummary) -> None:
     if summary.verdict is not None and summary.verdict.broken is not None:
         broken = summary.verdict.broken
         terminal.write_line(f"broken: {broken.name}: {broken.text}", red=True)
-    for line in (*sweep_lines(summary), *closing_lines(summary)):
+    told = [] if summary.is_sweep else what_fired(summary)
+    for line in (*told, *sweep_lines(summary), *closing_lines(summary)):
         terminal.write_line(line)
 
 

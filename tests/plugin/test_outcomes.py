@@ -7,6 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_invarlock.signal_summary import SUMMARIES
+from tests.plugin.conftest import HEAD
+
 
 def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository):
     suite = repository.suite("noop", "pruned")
@@ -82,11 +85,32 @@ def test_an_undetected_fault_fails_and_says_what_it_was(repository):
     assert repository.verdict()["verdict"] == "FAIL"
 
 
-def test_an_informational_scenario_passes_when_it_was_measured(repository):
-    result = repository.run(repository.suite("watched"), "--junitxml=junit.xml")
-    result.assert_outcomes(passed=2)
+def test_an_informational_item_passes_and_their_least_share_breaks_the_verdict(repository):
+    head = HEAD.replace("scenarios:", "minimum_signal_fraction: {stress: 0.5}\nscenarios:")
+    result = repository.run(repository.suite("watched", head=head), "--junitxml=junit.xml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1)
     text = (repository.path / "junit.xml").read_text()
     assert 'name="invarlock.signal" value="none"' in text
+    cases = {case.get("name"): case for case in ElementTree.fromstring(text).iter("testcase")}
+    assert cases["signal"].find("failure") is None
+    rule = "informational_stress_min_signal_fraction"
+    assert rule in cases["verdict"].find("failure").text
+    verdict = repository.verdict()
+    broken = [r["requirement"] for r in verdict["requirements"] if not r["passed"]]
+    assert (verdict["verdict"], broken) == ("FAIL", [rule])
+    result.stdout.fnmatch_lines(
+        ["informational stress: 0 of 1 show a confirmed signal (0), at least 0.5 demanded"]
+    )
+    for name in ("final_verdict.txt", "summary.md"):
+        assert "0 of 1 show a confirmed signal" in (repository.latest / name).read_text()
+    for name in SUMMARIES:
+        packed = repository.latest / "evidence_pack" / "results" / name
+        assert packed.read_bytes() == (repository.latest / name).read_bytes()
+    timing = json.loads((repository.latest / "timing_summary.json").read_text())
+    assert [entry["scenario"] for entry in timing["scenarios"]] == ["watched"]
+    assert timing["seconds"] > 0
+    assert not list((repository.latest / "evidence_pack").rglob("timing_summary.json"))
 
 
 def test_an_edit_that_changes_nothing_is_an_error_and_the_verdict_says_so(repository):

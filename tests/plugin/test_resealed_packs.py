@@ -107,6 +107,60 @@ FORGERIES = {
     ),
     "page rewritten": (lambda f: f | {PAGE: b"# all is well\n"}, 7),
     "verdict text rewritten": (lambda f: f | {"results/final_verdict.txt": b"PASS\n"}, 7),
+    "alarm taken out of a guard's error rates": (
+        lambda f: edited(
+            f,
+            "results/guard_signal_summary.json",
+            lambda v: [row["clean"].update(fired=0, quiet=2) for row in v["guards"]],
+        ),
+        7,
+    ),
+    "signal made up in a category": (
+        lambda f: edited(
+            f,
+            "results/category_summary.json",
+            lambda v: v["categories"]["clean"].update(any_flag=0),
+        ),
+        7,
+    ),
+    "scenario dropped from its summary": (
+        lambda f: edited(f, "results/scenario_signal_summary.json", lambda v: v["scenarios"].pop()),
+        7,
+    ),
+    "summary dropped": (
+        lambda f: {k: v for k, v in f.items() if k != "results/category_summary.json"},
+        4,
+    ),
+    "disagreement made up": (
+        lambda f: edited(
+            f,
+            VERDICT,
+            lambda v: v["flaky"].append(
+                {
+                    "model": "builtin:llama",
+                    "scenario": "noop",
+                    "runs": [{"draw": 0, "outcome": "PASS", "fired": []}] * 2,
+                }
+            ),
+        ),
+        7,
+    ),
+    "share of signals lowered in the policy": (
+        lambda f: edited(
+            f, POLICY, lambda v: v["policies"][0].update(minimum_signal_fraction={"stress": 0})
+        ),
+        7,
+    ),
+    "required guard of a scenario that must pass": (
+        lambda f: edited(
+            f,
+            POLICY,
+            lambda v: v["policies"][0]["expectations"][0].update(
+                primary_guard="rmt", primary_guard_required=True
+            ),
+        ),
+        7,
+    ),
     "stray file": (lambda f: f | {"results/notes.md": b"trust me\n"}, 7),
     "stray arrays": (lambda f: f | {"records/x.npz": b""}, 7),
     "record and certificate dropped": (
@@ -231,6 +285,8 @@ def remade(files, header, change):
     ]  # fmt: skip
     files[VERDICT] = json.dumps({**stated, **verdict.document(), "decisions": told}).encode()
     files["results/final_verdict.txt"] = verdict_file_text(verdict).encode()
+    for name, document in verdict.signals.documents().items():
+        files[f"results/{name}"] = json.dumps(document).encode()
     digest = combined_plan_digest([record for record, _ in judged])
     return files, replace(header, verdict=verdict.verdict, plan_digest=digest)
 

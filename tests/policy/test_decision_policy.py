@@ -37,6 +37,13 @@ EXPECTATIONS = st.builds(
     strictness=st.sampled_from(list(Strictness)),
     detectors_any=st.sampled_from([(), ("invariants",), ("primary_metric", "invariants")]),
     detectors_all=st.sampled_from([(), ("primary_metric",)]),
+    primary_guard=st.sampled_from([None, "spectral"]),
+) | st.builds(
+    Expectation,
+    category=st.just("error"),
+    strictness=st.sampled_from([Strictness.MUST_FAIL, Strictness.MUST_DETECT]),
+    primary_guard=st.just("spectral"),
+    primary_guard_required=st.just(True),
 )
 POLICIES = st.builds(
     DecisionPolicy,
@@ -97,6 +104,9 @@ POLICIES = st.builds(
     on_inconclusive=st.sampled_from(["fail", "xfail"]),
     expectations=st.dictionaries(st.tuples(NAMES, NAMES), EXPECTATIONS, max_size=4),
     provenance=st.dictionaries(NAMES, NAMES, max_size=3),
+    minimum_signal_fraction=st.dictionaries(
+        st.sampled_from(["stress", "error"]), st.floats(0, 1), max_size=2
+    ),
 )
 POLICY = DecisionPolicy(
     tier="balanced",
@@ -116,6 +126,7 @@ POLICY = DecisionPolicy(
     },
     provenance={"token_floor": "seeds"},
 )
+GUARDED, HARMED = ("m", "a"), ("error", Strictness.MUST_DETECT)
 
 
 def test_a_scenario_the_policy_does_not_know_is_an_error() -> None:
@@ -160,6 +171,9 @@ def test_a_scenario_the_policy_does_not_know_is_an_error() -> None:
         {"on_inconclusive": "xfail"},
         {"expectations": {}},
         {"provenance": {}},
+        {"minimum_signal_fraction": {"stress": 0.0}},
+        {"expectations": POLICY.expectations | {GUARDED: Expectation(*HARMED, primary_guard="x")}},
+        {"expectations": POLICY.expectations | {GUARDED: Expectation(*HARMED, (), (), "x", True)}},
     ],
 )
 def test_every_change_of_a_demand_changes_the_digest(change: dict[str, Any]) -> None:
@@ -270,3 +284,20 @@ def test_a_packed_policy_demands_what_every_verdict_rests_on(check: str) -> None
     document = replace(POLICY, checks=checks).document()
     wrapped = {"format": "invarlock-policies-v1", "policies": [document]}
     assert list(Draft202012Validator(schema("policies")).iter_errors(wrapped))
+
+
+@pytest.mark.parametrize("strictness", [Strictness.MUST_PASS, Strictness.INFORMATIONAL])
+def test_no_guard_is_required_where_nothing_must_be_detected(strictness: Strictness) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Expectation("stress", strictness, primary_guard="rmt", primary_guard_required=True)
+    assert caught.value.code == "PRIMARY_GUARD"
+    with pytest.raises(ConfigError, match="names no primary_guard"):
+        Expectation(*HARMED, primary_guard_required=True)
+
+
+def test_a_document_cannot_require_a_guard_of_an_informational_scenario() -> None:
+    required = {GUARDED: Expectation(*HARMED, (), (), "rmt", True)}
+    document = replace(POLICY, expectations=required).document()
+    document["expectations"][0]["strictness"] = "informational"
+    with pytest.raises(ConfigError, match="informational"):
+        policy_from_document(document)

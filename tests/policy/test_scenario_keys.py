@@ -182,3 +182,53 @@ def test_where_an_edit_works_is_checked_in_the_file_that_says_it(
     error = refusal(tmp_path, f"strictness: must_pass, edit: {{name: quant_rtn, plan: {{{plan}}}}}")
     assert error.cause.startswith(f"{tmp_path}/s.yaml:7: scenarios[0].edit.plan.{where}")
     assert cause in error.cause
+
+
+def test_a_required_guard_and_the_least_share_of_signals_stand_in_the_policy(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        HEAD.replace("run:", "minimum_signal_fraction: {stress: 0, error: 0.5}\nrun:")
+        + "  - {id: a, strictness: must_detect, primary_guard: rmt, "
+        + f"primary_guard_required: true, {PRUNE}}}\n"
+    )
+    suite = load_suite_file(path, collect_settings({}.get, {}.get, {}), tmp_path)
+    expected = expectation(suite)
+    assert (expected.primary_guard, expected.primary_guard_required) == ("rmt", True)
+    assert suite.policy.minimum_signal_fraction == {"stress": 0.0, "error": 0.5}
+    assert suite.policy.provenance["minimum_signal_fraction.error"] == "suite file"
+    without = load(tmp_path, f"strictness: must_pass, primary_guard: rmt, {PRUNE}")
+    assert (expectation(without).primary_guard, expectation(without).primary_guard_required) == (
+        "rmt", False,
+    )  # fmt: skip
+    assert without.policy.minimum_signal_fraction == {}
+
+
+@pytest.mark.parametrize(
+    ("strictness", "guard", "why"),
+    [("informational", "primary_guard: rmt, ", "a scenario that is informational on a model"),
+     ("must_pass", "primary_guard: rmt, ", "a scenario that is must_pass on a model"),
+     ('{default: must_detect, "builtin:gpt2": informational}', "primary_guard: rmt, ",
+      "a scenario that is informational on a model"),
+     ("must_fail", "", "no primary_guard is named")],
+)  # fmt: skip
+def test_a_guard_cannot_be_required_where_it_may_be_silent(
+    tmp_path: Path, strictness: str, guard: str, why: str
+) -> None:
+    error = refusal(
+        tmp_path, f"strictness: {strictness}, {guard}primary_guard_required: true, {PRUNE}"
+    )
+    assert "s.yaml:7: scenarios[0].primary_guard_required: " in error.cause
+    assert why in error.cause
+
+
+@pytest.mark.parametrize("value", ["{}", "{stress: 1.1}", "{error: -0.1}", "{clean: 0.5}", "0.5"])
+def test_a_share_of_signals_is_one_of_two_categories_from_0_to_1(
+    tmp_path: Path, value: str
+) -> None:
+    path = tmp_path / "s.yaml"
+    head = HEAD.replace("run:", f"minimum_signal_fraction: {value}\nrun:")
+    path.write_text(f"{head}  - {{id: a, strictness: must_pass, {PRUNE}}}\n")
+    with pytest.raises(ConfigError, match="minimum_signal_fraction"):
+        load_suite_file(path, collect_settings({}.get, {}.get, {}), tmp_path)
