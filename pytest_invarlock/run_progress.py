@@ -230,7 +230,9 @@ class SessionProgress:
 
     def _searched(self, node_id: str) -> list[RunProgress]:
         known = list(self._runs.values())
-        if any(run.scenario_of(node_id) for run in known) or self.clock() < self._next_search:
+        if known and (
+            self.clock() < self._next_search or any(run.scenario_of(node_id) for run in known)
+        ):
             return known
         self._next_search = self.clock() + SECONDS_BETWEEN_WRITES
         return self._found()

@@ -27,6 +27,8 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--invarlock-suite=demo", "--invarlock-dataset=csv"], "--invarlock-dataset: 'csv' cannot be"),
         (["--invarlock-suite=demo", "--invarlock-final-windows=10"], "the arms differ in size: 96 preview"),
         (["--invarlock-suite=demo", "--invarlock-adapter=hf_casual"], "--invarlock-adapter: no adapter is"),
+        (["--invarlock-suite=demo", "--invarlock-resume=demo-1"], "--invarlock-resume: 'demo-1' is no run"),
+        (["--invarlock-resume"], "--invarlock-resume: no suite is named"),
         (["--invarlock-baseline=builtin:llama"], "--invarlock-baseline stands alone (give --invarlock-s"),
         (["--invarlock-subject=builtin:llama"], "--invarlock-subject stands alone (give --invarlock-b"),
         (
