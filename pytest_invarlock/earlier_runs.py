@@ -102,7 +102,7 @@ def continued(run: RunDirectory) -> list[RunDirectory]:
     path = run.state / "resumed.json"
     if not path.is_file():
         return []
-    names = json.loads(path.read_text("utf-8", "surrogateescape"))["runs"]
+    names = json.loads(path.read_bytes())["runs"]
     found = [RunDirectory(Path(os.path.normpath(run.path.resolve() / name))) for name in names]
     return [earlier for earlier in found if is_run(earlier.path)]
 

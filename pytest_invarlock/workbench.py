@@ -222,11 +222,16 @@ class Workbench:
         taken = self.resumption.take_over(run, pair, scenario, plan)
         if taken is not None:
             return taken
-        asked = self.resumption.asked(run, pair, scenario, plan)
+        asked = None
+
+        def bench() -> Bench:
+            nonlocal asked
+            # Before the bench reads the data: what is read later may be another file.
+            asked = self.resumption.asked(run, pair, scenario, plan)
+            return self.bench(run, pair, plan)
+
         try:
-            record = self.measure_and_keep(
-                run, pair, scenario, plan, item, lambda: self.bench(run, pair, plan)
-            )
+            record = self.measure_and_keep(run, pair, scenario, plan, item, bench)
         except Exception as error:
             self._errors[key] = (error_code(error), str(item.nodeid))
             raise
