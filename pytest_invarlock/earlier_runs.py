@@ -161,8 +161,8 @@ def find_record(
             record = run.read_record(model, scenario, draw)
             stored = _read_request(run, model, scenario, draw)
         except (InvarlockError, OSError) as error:
-            why = error.code if isinstance(error, InvarlockError) else "UNREADABLE"
-            reasons.append(f"{run.run_id}: {why}")
+            code = error.code if isinstance(error, InvarlockError) else "UNREADABLE"
+            reasons.append(f"{run.run_id}: {code}")
             continue
         why = _unfit(record, stored, request)
         if why is None:

@@ -88,7 +88,11 @@ class Resumption:
             self._log_unidentified(run, pair, scenario, plan, error)
             return None
         found = find_record(earlier, request, scenario=scenario.name, draw=plan.draw)
-        place = {"model": pair.name, "scenario": scenario.name, "draw": plan.draw}
+        place: dict[str, str | float] = {
+            "model": pair.name,
+            "scenario": scenario.name,
+            "draw": plan.draw,
+        }
         for reason in found.reasons:
             run.log(self.worker, "not_taken_over", **place, reason=reason)
         if found.record is None:
