@@ -13,6 +13,7 @@ import pytest
 
 from pytest_invarlock.errors import ConfigError, SigningKeyError
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.settings import NEWEST
 from pytest_invarlock.policy.suite_file_names import SUITE_FILE_SUFFIXES
 from pytest_invarlock.stash import ACTIVATION
 
@@ -45,7 +46,10 @@ class VirtualSuite:
 
 @dataclass(slots=True)
 class Activation:
-    """The session's settings and suites; all its workers share ``session`` and ``stamp``."""
+    """The session's settings and suites; all its workers share ``session`` and ``stamp``.
+
+    ``resume`` is None, ``newest`` or the folder of the run to continue, the same in every worker.
+    """
 
     settings: Settings
     out: Path
@@ -55,6 +59,7 @@ class Activation:
     files: set[Path] = field(default_factory=set)
     broken_files: list[str] = field(default_factory=list)
     refused: bool = False
+    resume: str | None = None
 
     @property
     def named(self) -> bool:
@@ -92,9 +97,21 @@ def _activate(config: pytest.Config) -> Activation:
     if ours or any(settings.text(name) for name in _NAMING):
         _load_named(config, activation, ours)
     _check_named_files(config, activation)
-    for name in ("tune", "sweep", "mode"):
+    for name in ("tune", "sweep", "mode", "resume"):
         _check_has_suite(config, activation, name)
+    # The controller's answer: `latest` may lead to this session's own run by now.
+    activation.resume = shared.get("resume") or _run_to_resume(config, activation)
     return activation
+
+
+def _run_to_resume(config: pytest.Config, activation: Activation) -> str | None:
+    """What setting ``resume`` names; raises ConfigError (UNKNOWN_RUN) where that is no run."""
+    reference = activation.settings.implied("resume")
+    if reference is None or reference == NEWEST:
+        return reference
+    from pytest_invarlock.earlier_runs import named_run
+
+    return str(named_run(activation.out, reference, config.invocation_params.dir).path)
 
 
 def _check_has_suite(config: pytest.Config, activation: Activation, name: str) -> None:

@@ -32,12 +32,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         option = f"--invarlock-{spec.name}"
         if spec.flag:
             group.addoption(option, dest=spec.dest, action="store_true", default=None, help=text)
+        elif spec.implied:
+            group.addoption(
+                option, dest=spec.dest, nargs="?", const=spec.implied, default=None,
+                metavar=spec.metavar, help=text,
+            )  # fmt: skip
         else:
             action = "append" if spec.repeatable else "store"
             group.addoption(
                 option, dest=spec.dest, action=action, default=None, metavar=spec.metavar, help=text
             )
         parser.addini(spec.dest, spec.help, type="string", default="")
+
+
+def pytest_load_initial_conftests(args: list[str]) -> None:
+    """Give options that stand alone their value: argparse would take the next argument for it."""
+    alone = {f"--invarlock-{spec.name}": spec.implied for spec in SETTINGS if spec.implied}
+    end = args.index("--") if "--" in args else len(args)
+    args[:end] = [f"{arg}={alone[arg]}" if arg in alone else arg for arg in args[:end]]
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_invarlock.policy.settings import Settings
 
 PROPERTY = "invarlock.progress"
@@ -50,11 +52,14 @@ class ProgressLine:
     """Shows the newest progress: beside pytest's text on a terminal, a line in 30 s elsewhere.
 
     On a terminal the cursor is put back and the text erased before pytest writes on, so that
-    pytest's lines come out as they would without it.
+    pytest's lines come out as they would without it. There ``remaining`` follows: the time left.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, remaining: Callable[[], str] = str
+    ) -> None:
         self._config = config
+        self._remaining = remaining
         mode = settings.choice("progress", MODES) or "auto"
         self._terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
         if self._terminal is None or config.getoption("verbose") < 0:
@@ -71,6 +76,7 @@ class ProgressLine:
         text = str(dict(report.user_properties).get(PROPERTY, ""))
         if self._mode == "line":
             writer = self._config.get_terminal_writer()
+            text += self._remaining()
             room = writer.fullwidth - writer.width_of_current_line - 3
             if room >= LEAST_ROOM:
                 self._write(f"{SAVE_CURSOR}  {text[:room]}{ERASE_TO_END}{RESTORE_CURSOR}")

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,6 +95,12 @@ class RunDirectory:
         """The run's secret salt for keyed window hashes."""
         return bytes.fromhex((self.state / "salt").read_text(encoding="ascii"))
 
+    def write_salt(self, salt: bytes) -> None:
+        """Replace the salt; only whoever makes the folder may, before anything is measured."""
+        path = self.state / "salt"
+        write_bytes(path, salt.hex().encode())
+        path.chmod(0o600)
+
     def write_record(self, record: Record) -> None:
         """Write arrays, then JSON, each by atomic rename: a record that is there is whole."""
         facts = record.facts
@@ -122,21 +128,27 @@ class RunDirectory:
 
 
 def open_run_directory(
-    out: Path, name: str, stamp: str, session: str, identity: str = ""
+    out: Path,
+    name: str,
+    stamp: str,
+    session: str,
+    identity: str = "",
+    begin: Callable[[RunDirectory], None] | None = None,
 ) -> RunDirectory:
     """Make or join ``out/<name>-<stamp>``, the folder of the session that ``session`` identifies.
 
     ``identity`` tells runs of one name apart, such as two suite files that call themselves alike.
 
     All workers of a session call this with the same arguments and get the same folder; another
-    session that started in the same second gets ``~2`` added. Points ``out/latest`` at it.
+    session that started in the same second gets ``~2`` added. Points ``out/latest`` at it. Whoever
+    makes the folder calls ``begin`` on it, before it is anybody's: killed there, it is no run.
 
     Raises EvidenceError where ``out`` cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock"):
-            run = _claimed(out, f"{slug(name)}-{stamp}", f"{session}|{identity}")
+            run = _claimed(out, f"{slug(name)}-{stamp}", f"{session}|{identity}", begin)
             _point_latest(out, run.path)
     except OSError as error:
         raise EvidenceError(
@@ -147,14 +159,17 @@ def open_run_directory(
     return run
 
 
-def _claimed(out: Path, name: str, session: str) -> RunDirectory:
+def _claimed(
+    out: Path, name: str, session: str, begin: Callable[[RunDirectory], None] | None
+) -> RunDirectory:
     for number in itertools.count(1):
         run = RunDirectory(out / (name if number == 1 else f"{name}~{number}"))
         if not run.path.exists():
             for folder in (run.state / "plans", run.records, run.path / "logs"):
                 folder.mkdir(parents=True)
-            write_bytes(run.state / "salt", secrets.token_hex(32).encode())
-            (run.state / "salt").chmod(0o600)
+            run.write_salt(secrets.token_bytes(32))
+            if begin is not None:
+                begin(run)
             write_bytes(run.state / "session", session.encode("utf-8", "surrogateescape"))
         if run.owner() == session:
             return run

@@ -15,6 +15,7 @@ from pytest_invarlock.errors import InvarlockError
 from pytest_invarlock.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from pytest_invarlock.run_progress import SessionProgress
     from pytest_invarlock.run_summary import RunSummary
     from pytest_invarlock.tuned_file import TunedFile
 
@@ -33,6 +34,7 @@ class RunController:
         self._tuned: list[TunedFile] = []
         self._problems: dict[str, str] = {}
         self._progress: ProgressLine | None = None
+        self._state: SessionProgress | None = None
 
     @property
     def expects_suites(self) -> bool:
@@ -48,6 +50,7 @@ class RunController:
         node.workerinput[WORKER_KEY] = {
             "session": self._activation.session,
             "stamp": self._activation.stamp,
+            "resume": self._activation.resume,
         }
 
     def pytest_report_header(self) -> list[str]:
@@ -69,13 +72,32 @@ class RunController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note which items ran to an outcome; show progress."""
         if self._progress is None:
-            self._progress = ProgressLine(self._config, self._activation.settings)
-        if report.when == "progress":  # type: ignore[comparison-overlap]
+            self._progress = ProgressLine(
+                self._config,
+                self._activation.settings,
+                lambda: self._state.remaining_text() if self._state is not None else "",
+            )
+        shows = report.when == "progress"  # type: ignore[comparison-overlap]
+        if shows or "invarlock" in report.keywords:
+            self._note_progress(report)
+        if shows:
             self._progress.show(report)
             return
         self._progress.clear()
         if report.when == "call":
             self._ran.add(report.nodeid)
+
+    def _note_progress(self, report: pytest.TestReport) -> None:
+        """Tell the run's state files what a report on an item of ours says, and of which worker."""
+        if self._state is None:
+            from pytest_invarlock.run_progress import SessionProgress
+
+            activation = self._activation
+            self._state = SessionProgress(activation.out, activation.stamp, activation.session)
+        node = getattr(report, "node", None)
+        worker = "main" if node is None else str(node.gateway.id)
+        seconds = report.duration if report.when == "call" else 0.0
+        self._state.saw(report.nodeid, worker, seconds=seconds)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
@@ -137,9 +159,7 @@ class RunController:
                 summary.problem = f"{error} [{error.code}]"
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self._conclude_sweeps(session, summary)
-        for summary in self._summaries:
-            # Kept states of the baseline: as large as its text is long, and of no use to anybody.
-            shutil.rmtree(summary.run.state / "baseline", ignore_errors=True)
+        self._close_state()
         if self._activation.settings.flag("tune"):
             self._merge_tuned()
         if self._problems:
@@ -148,6 +168,14 @@ class RunController:
             from pytest_invarlock.reporting.junit import add_suite_properties
 
             add_suite_properties(self._config, self._summaries)
+
+    def _close_state(self) -> None:
+        """Say in every run's state how it ended, and drop what no later run needs of it."""
+        for summary in self._summaries:
+            # Kept states of the baseline: as large as its text is long, and of no use to anybody.
+            shutil.rmtree(summary.run.state / "baseline", ignore_errors=True)
+        if self._state is not None:
+            self._state.end({s.run.run_id: s.status == "complete" for s in self._summaries})
 
     def _merge_tuned(self) -> None:
         """Merge what the workers tuned; what they kept of baselines is of no further use."""
@@ -191,9 +219,13 @@ class RunController:
         """The table, where the pack is, and how to verify it."""
         if self._summaries:
             from pytest_invarlock.reporting.terminal import write_summary
+            from pytest_invarlock.resumption import resumed_line
 
             for summary in self._summaries:
                 write_summary(terminalreporter, summary)
+                is_suite = any(plan["node_prefix"] for plan in summary.plans)
+                if self._activation.resume is not None and is_suite:
+                    terminalreporter.write_line(resumed_line(summary.run))
         if self._activation.settings.flag("tune") and not self._config.option.collectonly:
             from pytest_invarlock.reporting.tuning import write_tuned
 

@@ -12,6 +12,7 @@ from pytest_invarlock.errors import InvarlockError, error_code
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.progress import ProgressReporter
+from pytest_invarlock.resumption import Resumption
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
 from pytest_invarlock.scenario_clock import ScenarioClock
 from pytest_invarlock.stash import ACTIVATION, WORKBENCH
@@ -152,21 +153,34 @@ class Workbench:
     workers: int
     allow_network: bool
     report_progress: Callable[[Any, str], None]
+    resumption: Resumption
     _bench: tuple[object, Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
     _errors: dict[object, tuple[str, str]] = field(default_factory=dict)
     _measured: dict[object, Measured] = field(default_factory=dict)
 
-    def run_directory(self, name: str, identity: str = "") -> RunDirectory:
-        """The session's folder for what ``identity`` tells apart among runs of one name."""
+    def run_directory(
+        self, name: str, identity: str = "", begin: Callable[[RunDirectory], None] | None = None
+    ) -> RunDirectory:
+        """The session's folder for what ``identity`` tells apart among runs of one name.
+
+        Whoever makes it calls ``begin`` on it first.
+        """
         key = f"{name}|{identity}"
         if key not in self._runs:
-            self._runs[key] = open_run_directory(self.out, name, self.stamp, self.session, identity)
+            self._runs[key] = open_run_directory(
+                self.out, name, self.stamp, self.session, identity, begin
+            )
         return self._runs[key]
 
     def suite_run(self, suite: Suite) -> RunDirectory:
         """The run directory of ``suite``, with what is planned written into it."""
-        run = self.run_directory(run_name(suite), f"{suite.node_prefix}|{suite.path.resolve()}")
+        name, prefix = run_name(suite), suite.node_prefix
+        run = self.run_directory(
+            name,
+            f"{prefix}|{suite.path.resolve()}",
+            lambda made: self.resumption.begin(made, name, prefix, self.session),
+        )
         run.write_plan(suite_plan(suite))
         return run
 
@@ -205,13 +219,24 @@ class Workbench:
         stored = run.read_record(pair.name, scenario.name, plan.draw)
         if stored is not None and stored.facts.error is None:
             return stored
+        taken = self.resumption.take_over(run, pair, scenario, plan)
+        if taken is not None:
+            return taken
+        asked = None
+
+        def bench() -> Bench:
+            nonlocal asked
+            # Before the bench reads the data: what is read later may be another file.
+            asked = self.resumption.asked(run, pair, scenario, plan)
+            return self.bench(run, pair, plan)
+
         try:
-            return self.measure_and_keep(
-                run, pair, scenario, plan, item, lambda: self.bench(run, pair, plan)
-            )
+            record = self.measure_and_keep(run, pair, scenario, plan, item, bench)
         except Exception as error:
             self._errors[key] = (error_code(error), str(item.nodeid))
             raise
+        self.resumption.keep(run, asked, pair, scenario, record)
+        return record
 
     def measure_and_keep(
         self,
@@ -324,14 +349,18 @@ def workbench_of(config: pytest.Config) -> Workbench:
     if WORKBENCH not in config.stash:
         activation = config.stash[ACTIVATION]
         workerinput = getattr(config, "workerinput", {})
+        worker = str(workerinput.get("workerid", "main"))
+        workers = int(workerinput.get("workercount", 1))
+        allow_network = activation.settings.flag("allow-network")
         config.stash[WORKBENCH] = Workbench(
             out=activation.out,
             session=activation.session,
             stamp=activation.stamp,
-            worker=str(workerinput.get("workerid", "main")),
-            workers=int(workerinput.get("workercount", 1)),
-            allow_network=activation.settings.flag("allow-network"),
+            worker=worker,
+            workers=workers,
+            allow_network=allow_network,
             report_progress=ProgressReporter(activation.settings),
+            resumption=Resumption(activation.resume, worker, workers, allow_network),
         )
     bench: Workbench = config.stash[WORKBENCH]
     return bench

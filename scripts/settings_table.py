@@ -21,10 +21,7 @@ def table() -> str:
     """One row a setting: option, default, meaning; ini and environment names follow by rule."""
     rows = ["| option | ini, environment | default | meaning |", "|---|---|---|---|"]
     for spec in SETTINGS:
-        option = f"--invarlock-{spec.name}"
-        if not spec.flag:
-            option += f"={spec.metavar}"
-        cells = (f"`{option}`", f"`{spec.dest}`, `{spec.environment}`", spec.default, spec.help)
+        cells = (f"`{spec.usage}`", f"`{spec.dest}`, `{spec.environment}`", spec.default, spec.help)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 

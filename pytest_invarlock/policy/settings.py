@@ -13,10 +13,17 @@ from dataclasses import dataclass, field
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.nearest import nearest
 
+NEWEST = "newest"
+"""The value of setting ``resume`` that means the suite's newest run."""
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
 
 @dataclass(frozen=True, slots=True)
 class SettingSpec:
-    """One setting: its dashed name, placeholder, help text, and shape."""
+    """One setting: its dashed name, placeholder, help text, and shape.
+
+    ``implied`` is what the option means without a value; empty where it needs one.
+    """
 
     name: str
     metavar: str
@@ -25,6 +32,7 @@ class SettingSpec:
     repeatable: bool = False
     flag: bool = False
     choices: tuple[str, ...] = ()
+    implied: str = ""
 
     @property
     def dest(self) -> str:
@@ -35,6 +43,14 @@ class SettingSpec:
     def environment(self) -> str:
         """``INVARLOCK_X_Y``."""
         return self.dest.upper()
+
+    @property
+    def usage(self) -> str:
+        """The option as a user writes it, such as ``--invarlock-out=DIR``."""
+        if self.flag:
+            return f"--invarlock-{self.name}"
+        value = f"[={self.metavar}]" if self.implied else f"={self.metavar}"
+        return f"--invarlock-{self.name}{value}"
 
 
 SETTINGS: tuple[SettingSpec, ...] = (
@@ -68,6 +84,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
                 choices=("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge",
                          "reparametrized")),
     SettingSpec("repeats", "N", "Draws of windows per scenario", "1"),
+    SettingSpec("resume", "RUN", "Take over what an earlier run measured: the suite's newest, a "
+                "run's id, or its folder", "off", implied=NEWEST),
     SettingSpec("out", "DIR", "Everything written goes under here", "invarlock-out"),
     SettingSpec("signing-key", "FILE|auto|none", "Ed25519 key that signs the pack", "auto"),
     SettingSpec("device", "NAME", "auto, cpu, cuda, mps", "auto",
@@ -139,11 +157,21 @@ class Settings:
     def flag(self, name: str) -> bool:
         """Whether a flag is on; raises ConfigError for a value that is neither yes nor no."""
         text = (self.text(name) or "false").lower()
-        if text in ("1", "true", "yes", "on"):
+        if text in _ON:
             return True
-        if text in ("0", "false", "no", "off", ""):
+        if text in _OFF:
             return False
         raise self.wrong(name, "true or false")
+
+    def implied(self, name: str) -> str | None:
+        """The value of a setting that may stand alone, which yes also means; None where it is off.
+
+        An option without a value and a yes in the environment or an ini file mean the same.
+        """
+        text = self.text(name)
+        if text is None or text.lower() in _OFF:
+            return None
+        return SPECS[name].implied if text.lower() in _ON else text
 
     def number(self, name: str, *, minimum: int = 1) -> int | None:
         """The whole number a setting gives, or None; raises ConfigError otherwise."""

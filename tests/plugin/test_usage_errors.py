@@ -30,6 +30,8 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--invarlock-suite=demo", "--invarlock-mode=faults"], "full, calibrate-only, run-only, errors-only"),
         (["--invarlock-suite=demo", "--invarlock-mode=calibrate-only"], "suites/demo.yaml has no calibration"),
         (["--invarlock-mode=errors-only"], "--invarlock-mode: no suite is named (name one with"),
+        (["--invarlock-suite=demo", "--invarlock-resume=demo-1"], "--invarlock-resume: 'demo-1' is no run"),
+        (["--invarlock-resume"], "--invarlock-resume: no suite is named"),
         (["--invarlock-baseline=builtin:llama"], "--invarlock-baseline stands alone (give --invarlock-s"),
         (["--invarlock-subject=builtin:llama"], "--invarlock-subject stands alone (give --invarlock-b"),
         (

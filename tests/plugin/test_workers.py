@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -27,6 +28,10 @@ def junit(repository) -> dict[str, tuple[tuple[str, str], ...]]:
         )
         for case in tree.iter("testcase")
     }
+
+
+def state(repository, name: str) -> dict:
+    return json.loads((repository.latest / "state" / f"{name}.json").read_text())
 
 
 PROGRESS = r"\d+/\d+ windows"
@@ -64,6 +69,10 @@ def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(reposit
     assert alone.ret == spread.ret == pytest.ExitCode.TESTS_FAILED
     assert repository.events().count("baseline_load") == 2
     assert repository.events().count("baseline_pass") == 1
+    progress, workers = state(repository, "progress"), state(repository, "workers")["workers"]
+    assert (progress["status"], progress["done_records"]) == ("completed", len(SCENARIOS))
+    assert [worker["id"] for worker in workers] == ["gw0", "gw1"]
+    assert sum(worker["records"] for worker in workers) == len(SCENARIOS)
 
     shuffled = repository.pytester.runpytest_inprocess(
         "-p", "randomly", "-p", "no:cacheprovider", "-p", "xdist", suite, "-p", "randomly",
@@ -98,6 +107,12 @@ def test_a_worker_that_dies_leaves_no_verdict_and_loses_no_sibling(repository):
     assert len(repository.digests()) == len(SCENARIOS)
     assert not (repository.latest / "evidence_pack").exists()
     assert "::verdict" not in result.stdout.str()
+    assert state(repository, "progress")["status"] == "incomplete"
+
+    (repository.path / "conftest.py").unlink()
+    resumed = repository.run("--invarlock-resume", suite)
+    resumed.stdout.fnmatch_lines(["resumed small-*: 4 of 4 records taken over"])
+    assert repository.verdict()["status"] == "complete"
 
 
 def test_ctrl_c_keeps_records_and_seals_nothing(repository):
@@ -127,6 +142,7 @@ def test_ctrl_c_keeps_records_and_seals_nothing(repository):
     verdict = repository.verdict()
     assert (verdict["status"], verdict["verdict"]) == ("incomplete", None)
     assert set(repository.digests()) == {"builtin-llama/noop", "builtin-llama/rtn"}
+    assert state(repository, "progress")["status"] == "incomplete"
     assert not (repository.latest / "evidence_pack").exists()
     assert not list((repository.path / "invarlock-out").rglob("*.tmp*"))
     assert "the run was cut short: no verdict, no evidence pack" in output
