@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from pytest_invarlock.policy.suite_file_names import SUITE_FILE_SUFFIXES
 from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_invarlock.policy.settings import Settings
     from pytest_invarlock.policy.suite import Suite
@@ -45,7 +45,12 @@ class VirtualSuite:
 
 @dataclass(slots=True)
 class Activation:
-    """The session's settings and suites; all its workers share ``session`` and ``stamp``."""
+    """The session's settings and suites; all its workers share ``session`` and ``stamp``.
+
+    ``file_suites`` are those of named files; ``pins`` are the commits of Hub models that the
+    controller found, as `preflight.revisions.Pins.plain` has them, and ``outlook_notes`` what else
+    it noted before the run.
+    """
 
     settings: Settings
     out: Path
@@ -55,6 +60,9 @@ class Activation:
     files: set[Path] = field(default_factory=set)
     broken_files: list[str] = field(default_factory=list)
     refused: bool = False
+    file_suites: list[Suite] = field(default_factory=list)
+    pins: Mapping[str, Any] = field(default_factory=dict)
+    outlook_notes: tuple[str, ...] = ()
 
     @property
     def named(self) -> bool:
@@ -85,6 +93,7 @@ def _activate(config: pytest.Config) -> Activation:
         out=(config.invocation_params.dir / (settings.text("out") or "invarlock-out")).absolute(),
         session=shared.get("session") or secrets.token_hex(8),
         stamp=shared.get("stamp") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        pins=shared.get("pins", {}),
     )
     settings.check()
     config.stash[ACTIVATION] = activation
@@ -157,6 +166,7 @@ def _check_named_files(config: pytest.Config, activation: Activation) -> None:
 
             suite = load_suite_file(path, activation.settings, config.invocation_params.dir)
             activation.files.add(path)
+            activation.file_suites.append(suite)
             if suite.out is not None and activation.settings.text("out") is None:
                 activation.out = (config.invocation_params.dir / suite.out).absolute()
 

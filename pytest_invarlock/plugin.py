@@ -62,8 +62,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     activation = activate(config)
     if not hasattr(config, "workerinput"):
+        if activation.settings.flag("plan"):
+            config.option.collectonly = True
         if activation.named and not config.option.collectonly:
+            from pytest_invarlock.readiness import check_ready
+
             check_outputs(activation)
+            check_ready(config, activation)
         controller = RunController(config, activation)
         config.stash[CONTROLLER] = controller
         config.pluginmanager.register(controller, "invarlock-controller")

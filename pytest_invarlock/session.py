@@ -48,6 +48,7 @@ class RunController:
         node.workerinput[WORKER_KEY] = {
             "session": self._activation.session,
             "stamp": self._activation.stamp,
+            "pins": self._activation.pins,
         }
 
     def pytest_report_header(self) -> list[str]:
@@ -63,6 +64,7 @@ class RunController:
             if suite.tunes:
                 lines.append("invarlock: tuning clean edits: no verdict, no evidence pack")
             lines += [f"invarlock: note: {note}" for note in suite.notes]
+        lines += [f"invarlock: note: {note}" for note in self._activation.outlook_notes]
         return lines
 
     @pytest.hookimpl(tryfirst=True)

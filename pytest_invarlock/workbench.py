@@ -11,6 +11,7 @@ from pytest_invarlock.decision import SEVERITY, Decision, Outcome
 from pytest_invarlock.errors import InvarlockError, error_code
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.edit_names import kind_of
+from pytest_invarlock.preflight.revisions import Pins
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
 from pytest_invarlock.scenario_clock import ScenarioClock
@@ -142,7 +143,7 @@ class Workbench:
     """What one worker keeps between items.
 
     One bench is resident at a time; ``workers`` is how many share the host's cores; ``session``
-    and ``stamp`` name the run directories, the same in every worker of a session.
+    and ``stamp`` name the run directories, the same in every worker of a session, as are ``pins``.
     """
 
     out: Path
@@ -151,6 +152,8 @@ class Workbench:
     worker: str
     workers: int
     allow_network: bool
+    allow_remote_code: bool
+    pins: Pins
     report_progress: Callable[[Any, str], None]
     _bench: tuple[object, Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
@@ -168,6 +171,7 @@ class Workbench:
         """The run directory of ``suite``, with what is planned written into it."""
         run = self.run_directory(run_name(suite), f"{suite.node_prefix}|{suite.path.resolve()}")
         run.write_plan(suite_plan(suite))
+        self.pins.write(run.state, suite.name)
         return run
 
     def measured(self, suite: Suite, pair: Pair, scenario: Scenario, item: Any) -> Measured:
@@ -228,6 +232,7 @@ class Workbench:
         """
         from pytest_invarlock.core.engine import error_record, measure
 
+        scenario = self.pins.scenario(scenario)
         try:
             there = bench()
             clock = ScenarioClock(scenario)
@@ -256,6 +261,7 @@ class Workbench:
 
     def bench(self, run: RunDirectory, pair: Pair, plan: MeasurementPlan) -> Bench:
         """The resident bench of a pair; another pair's is dropped first."""
+        pair, plan = self.pins.pair(pair), self.pins.plan(plan)
         key = (run.path, pair, plan.for_draw(0))
         if self._bench is None or self._bench[0] != key:
             from pytest_invarlock.adapters import adapter_named
@@ -267,7 +273,11 @@ class Workbench:
                 pair,
                 resolve_plan(plan.for_draw(0), workers=self.workers),
                 cache=run.state / "baseline",
-                adapter=adapter_named(plan.adapter, allow_network=self.allow_network),
+                adapter=adapter_named(
+                    plan.adapter,
+                    allow_network=self.allow_network,
+                    allow_remote_code=self.allow_remote_code,
+                ),
                 log=lambda event, **details: run.log(self.worker, event, **details),
             )
             self._bench = (key, bench)
@@ -331,6 +341,8 @@ def workbench_of(config: pytest.Config) -> Workbench:
             worker=str(workerinput.get("workerid", "main")),
             workers=int(workerinput.get("workercount", 1)),
             allow_network=activation.settings.flag("allow-network"),
+            allow_remote_code=activation.settings.flag("allow-remote-code"),
+            pins=Pins.read(activation.pins),
             report_progress=ProgressReporter(activation.settings),
         )
     bench: Workbench = config.stash[WORKBENCH]

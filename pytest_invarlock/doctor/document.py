@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.doctor.environment import as_bytes
 from pytest_invarlock.doctor.findings import SEVERITIES
 from pytest_invarlock.path_names import without_absolute_paths
 from pytest_invarlock.policy.suite import display_name
+from pytest_invarlock.preflight.machine import as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

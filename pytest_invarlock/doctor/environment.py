@@ -13,6 +13,7 @@ from pytest_invarlock.errors import ConfigError, InvarlockError, SigningKeyError
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key_path
 from pytest_invarlock.policy.migration import old_variables_set
 from pytest_invarlock.policy.settings import SETTINGS, Settings
+from pytest_invarlock.preflight.machine import as_bytes
 from pytest_invarlock.provenance import library_versions
 
 if TYPE_CHECKING:
@@ -87,14 +88,6 @@ def check_output_folder(out: Path, need_bytes: int) -> list[Finding]:
             )
         ]  # fmt: skip
     return []
-
-
-def as_bytes(count: int) -> str:
-    """``count`` bytes in decimal units: ``1.5 GB``."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _device(asked: str) -> tuple[str | None, list[Finding]]:
