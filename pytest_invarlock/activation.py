@@ -48,8 +48,8 @@ class Activation:
     """The session's settings and suites; all its workers share ``session`` and ``stamp``.
 
     ``file_suites`` are those of named files; ``pins`` are the commits of Hub models that the
-    controller found, as `preflight.revisions.Pins.plain` has them, and ``outlook_notes`` what else
-    it noted before the run.
+    controller found, as `preflight.revisions.Pins.plain` has them, ``outlook_notes`` what else it
+    noted before the run, and ``planned`` the lines of ``--invarlock-plan``.
     """
 
     settings: Settings
@@ -63,6 +63,7 @@ class Activation:
     file_suites: list[Suite] = field(default_factory=list)
     pins: Mapping[str, Any] = field(default_factory=dict)
     outlook_notes: tuple[str, ...] = ()
+    planned: tuple[str, ...] = ()
 
     @property
     def named(self) -> bool:
@@ -101,7 +102,7 @@ def _activate(config: pytest.Config) -> Activation:
     if ours or any(settings.text(name) for name in _NAMING):
         _load_named(config, activation, ours)
     _check_named_files(config, activation)
-    for name in ("tune", "sweep"):
+    for name in ("tune", "sweep", "plan"):
         _check_has_suite(config, activation, name)
     return activation
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_invarlock.activation import Activation, VirtualSuite
+    from pytest_invarlock.items import CheckItem
     from pytest_invarlock.policy.suite import Suite
 
 
@@ -30,7 +31,41 @@ def check_ready(config: pytest.Config, activation: Activation) -> None:
     activation.outlook_notes = tuple(found.notes)
 
 
-def outlook_of(config: pytest.Config, activation: Activation, suites: Sequence[Suite]) -> Outlook:
+def only_collect(config: pytest.Config) -> None:
+    """Make the session one of ``--co``, with a line a file instead of the tree of items."""
+    config.option.collectonly = True
+    if config.option.verbose == 0:
+        config.option.verbose = -2
+
+
+def plan_lines(
+    config: pytest.Config, activation: Activation, items: Sequence[CheckItem]
+) -> tuple[str, ...]:
+    """What ``--invarlock-plan`` prints of the suites that ``items`` are of, on their models."""
+    from pytest_invarlock.preflight.planned import planned_document, planned_lines
+
+    suites: dict[str, tuple[Suite, list[str], set[str]]] = {}
+    for item in items:
+        suite = item.suite
+        _, node_ids, models = suites.setdefault(suite.node_prefix, (suite, [], set()))
+        node_ids.append(item.nodeid)
+        models.add(item.pair.name)
+    lines: list[str] = []
+    for suite, node_ids, models in suites.values():
+        pairs = tuple(pair for pair in suite.pairs if pair.name in models)
+        asked = replace(suite, pairs=pairs)
+        found = outlook_of(config, activation, [asked], may_ask=False)
+        lines += planned_lines(planned_document(asked, found, activation.out, node_ids))
+    return tuple(lines)
+
+
+def outlook_of(
+    config: pytest.Config,
+    activation: Activation,
+    suites: Sequence[Suite],
+    *,
+    may_ask: bool = True,
+) -> Outlook:
     """`look_ahead` with this session's output folder and number of workers."""
     asked = config.getoption("tx", None)
     workers = len(asked) if isinstance(asked, list) and asked else 1
@@ -40,6 +75,7 @@ def outlook_of(config: pytest.Config, activation: Activation, suites: Sequence[S
         activation.out,
         config.invocation_params.dir,
         workers=workers,
+        may_ask=may_ask,
     )
 
 

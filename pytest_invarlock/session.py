@@ -196,6 +196,8 @@ class RunController:
 
             for summary in self._summaries:
                 write_summary(terminalreporter, summary)
+        for line in self._activation.planned:
+            terminalreporter.write_line(line)
         if self._activation.settings.flag("tune") and not self._config.option.collectonly:
             from pytest_invarlock.reporting.tuning import write_tuned
 

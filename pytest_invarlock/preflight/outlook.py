@@ -101,7 +101,7 @@ def look_ahead(
         }
         for pair in suite.pairs:
             _estimate(suite, pair, read, found)
-    if any(found.memory.values()):
+    if any(found.memory.values()) or pinning.fetched_bytes:
         _weigh(suites, settings, out, found)
     return found
 
@@ -162,7 +162,8 @@ def _weigh(suites: Sequence[Suite], settings: Settings, out: Path, found: Outloo
     asked = next((suite.plan.device for suite in suites), "auto")
     found.device, found.free_host = device_memory(asked), free_memory()
     found.free_disk = free_disk(out)
-    problems = [one for one in (_memory_problem(found), _disk_problem(found, out)) if one]
+    looked = (_memory_problem(found), _disk_problem(found, out), _cache_problem(found))
+    problems = [one for one in looked if one is not None]
     if settings.flag("no-preflight"):
         found.notes += [f"{one.cause} [{one.code}]" for one in problems]
     else:
@@ -220,6 +221,22 @@ def _disk_problem(found: Outlook, out: Path) -> ConfigError | None:
             f"lasts, and {as_bytes(found.free_disk)} are free",
             remedy="free some, name another disk with --invarlock-out, or measure less, "
             + OVERRIDE,
-            code="DISK_SHORT",
+            code="DISK_SPACE",
+        )
+    return None
+
+
+def _cache_problem(found: Outlook) -> ConfigError | None:
+    """Weight files that are to be fetched and have no room in the Hub cache."""
+    from huggingface_hub import constants
+
+    needed = sum(found.pinning.fetched_bytes.values())
+    free = free_disk(Path(constants.HF_HUB_CACHE)) if needed else None
+    if free is not None and needed > free:
+        return ConfigError(
+            f"{', '.join(found.pinning.fetched_bytes)}: {as_bytes(needed)} of weights are to be "
+            f"fetched, and {as_bytes(free)} are free for the Hub cache",
+            remedy=f"free some, or name another cache with HF_HUB_CACHE, {OVERRIDE}",
+            code="CACHE_SPACE",
         )
     return None

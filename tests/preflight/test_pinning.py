@@ -67,12 +67,16 @@ def test_a_pinned_revision_that_is_not_cached_is_one_clear_error(
     hub_cache("org/tiny")
     for reference, made in (
         (f"org/tiny@{OTHER}", {}),
-        ("org/tiny", {"revisions": str(revisions_file(tmp_path / "r.json", **{"org/tiny": OTHER}))}),
+        (
+            "org/tiny",
+            {"revisions": str(revisions_file(tmp_path / "r.json", **{"org/tiny": OTHER}))},
+        ),
     ):
         found = pinned(reference, **made)
         assert codes(found) == ["REVISION_NOT_CACHED"]
         text = str(found.problems[0])
-        assert "org/tiny" in text and OTHER in text and str(tmp_path / "hub") in text
+        assert f"org/tiny{reference[8:]}: revision {OTHER}" in text
+        assert f"not in the Hub cache {tmp_path / 'hub'}" in text
         assert f"hf download org/tiny --revision {OTHER}" in found.problems[0].remedy
 
 
