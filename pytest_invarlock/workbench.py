@@ -152,9 +152,9 @@ class Workbench:
     worker: str
     workers: int
     allow_network: bool
-    allow_remote_code: bool
-    pins: Pins
     report_progress: Callable[[Any, str], None]
+    allow_remote_code: bool = False
+    pins: Pins = field(default_factory=Pins)
     _bench: tuple[object, Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
     _errors: dict[object, tuple[str, str]] = field(default_factory=dict)

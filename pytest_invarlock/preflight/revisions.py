@@ -119,17 +119,22 @@ def read_revisions(path: Path, origin: str) -> Revisions:
 
 def newest_revisions(out: Path, suite: str) -> Revisions | None:
     """Those of the newest earlier run of ``suite`` that wrote some; None without one."""
-    names = {slug(suite), slug(f"sweep-{suite}")}
+    for run in earlier_runs(out, suite, f"sweep-{suite}"):
+        path = run / "state" / FILE_NAME
+        if path.is_file():
+            return read_revisions(path, f"{run.name}/state/{FILE_NAME}")
+    return None
+
+
+def earlier_runs(out: Path, *names: str) -> list[Path]:
+    """The folders of runs of these names in the output folder, the newest first."""
+    slugs = {slug(name) for name in names}
     found: list[tuple[str, int, Path]] = []
-    for path in out.glob(f"*/state/{FILE_NAME}"):
-        named = _STAMP.match(path.parents[1].name)
-        # `latest` is a link to one of the others.
-        if named and named["suite"] in names and not path.parents[1].is_symlink():
+    for path in out.iterdir() if out.is_dir() else ():
+        named = _STAMP.match(path.name)
+        if named and named["suite"] in slugs:
             found.append((named["stamp"], int(named["number"] or 1), path))
-    if not found:
-        return None
-    path = max(found)[2]
-    return read_revisions(path, f"{path.parents[1].name}/state/{FILE_NAME}")
+    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def _malformed(origin: str, what: str) -> ConfigError:
