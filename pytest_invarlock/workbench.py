@@ -206,6 +206,8 @@ class Workbench:
         scenario: Scenario,
         item: Any,
     ) -> Record:
+        pair, plan = self.pins.pair(pair), self.pins.plan(plan)
+        scenario = self.pins.scenario(scenario)
         stored = run.read_record(pair.name, scenario.name, plan.draw)
         if stored is not None and stored.facts.error is None:
             return stored
@@ -232,7 +234,6 @@ class Workbench:
         """
         from pytest_invarlock.core.engine import error_record, measure
 
-        scenario = self.pins.scenario(scenario)
         try:
             there = bench()
             clock = ScenarioClock(scenario)

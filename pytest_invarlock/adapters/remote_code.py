@@ -51,6 +51,6 @@ def runs_own_code(source: ModelSource) -> bool:
 
 
 def _is_known(model_type: object) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    return isinstance(model_type, str) and model_type in CONFIG_MAPPING_NAMES
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING

@@ -208,8 +208,9 @@ def _config(directory: Path) -> dict[str, Any]:
 
 def _number(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
     """The first of ``keys`` with a whole number, in the configuration or its text part."""
-    for part in (config, config.get("text_config")):
-        for key in keys if isinstance(part, dict) else ():
+    inner: Any = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        for key in keys:
             value = part.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value

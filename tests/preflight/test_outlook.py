@@ -170,7 +170,7 @@ def test_time_is_that_of_an_earlier_run_or_unknown(
     ahead: Any, suite_of: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    other = SCENARIO.replace("rtn,", "other,")
+    other = SCENARIO.replace("id: rtn", "id: other")
     found = ahead("builtin:llama", scenarios=SCENARIO + other, repeats="4")
     suite = suite_of("builtin:llama", scenarios=SCENARIO + other, repeats="4")
     assert planned_document(suite, found, out)["time"]["seconds"] is None
