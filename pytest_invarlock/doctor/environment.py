@@ -13,7 +13,6 @@ from pytest_invarlock.errors import ConfigError, InvarlockError, SigningKeyError
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key_path
 from pytest_invarlock.policy.migration import old_variables_set
 from pytest_invarlock.policy.settings import SETTINGS, Settings
-from pytest_invarlock.preflight.machine import as_bytes
 from pytest_invarlock.provenance import library_versions
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ def look_at_environment(
     )
 
 
-def check_output_folder(out: Path, need_bytes: int) -> list[Finding]:
-    """Whether ``out`` can be written, and its disk holds what a run keeps while it lasts."""
+def check_output_folder(out: Path) -> list[Finding]:
+    """Whether ``out`` can be written; `preflight.outlook` tells whether it has room."""
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     usage = shutil.disk_usage(existing)
     # A file system of no size, such as /proc, takes no files, whatever its permissions say.
@@ -74,17 +73,6 @@ def check_output_folder(out: Path, need_bytes: int) -> list[Finding]:
             Finding(
                 "OUT_UNWRITABLE", "error", f"{out}: cannot be written",
                 remedy="give a writable folder", key="out",
-            )
-        ]  # fmt: skip
-    free = usage.free
-    if free < need_bytes:
-        return [
-            Finding(
-                "DISK_SPACE", "error",
-                f"{out}: {as_bytes(free)} are free, and the run keeps about "
-                f"{as_bytes(need_bytes)} there while it lasts",
-                remedy="free some, name another disk with --invarlock-out, or measure less",
-                key="out",
             )
         ]  # fmt: skip
     return []

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.suite import Suite
     from pytest_invarlock.policy.yaml_document import KeyPath
 
-_STATE_BYTES = 4
-_LOSS_BYTES = 9
-
 
 @dataclass(slots=True)
 class Preflight:
@@ -102,7 +99,7 @@ def look_at_file(file: Path, settings: Settings, variables: Mapping[str, str]) -
             _look_into_checkpoints(found, read, has_lengths=has_lengths)
     from_file = read.suite.out if read.suite is not None else None
     found.out = settings.text("out") or from_file or DEFAULT_OUT
-    found.findings += check_output_folder(Path(found.out), _kept_bytes(found))
+    found.findings += check_output_folder(Path(found.out))
     if read.suite is not None:
         _look_ahead(found, read.suite, settings)
     return found
@@ -113,11 +110,11 @@ def _look_ahead(found: Preflight, suite: Suite, settings: Settings) -> None:
     out = Path(found.out)
     outlook = look_ahead([suite], settings, out, Path.cwd(), may_ask=False)
     known = {(one.code, one.message) for one in found.findings}
-    # The output folder was weighed before, by the models' widths.
-    known |= {(one.code, "") for one in found.findings if one.code == "DISK_SPACE"}
     for error in outlook.problems:
-        if not {(error.code, error.cause), (error.code, "")} & known:
-            found.findings.append(of_error(error))
+        # What loading a model would end with may stand there already, with its place.
+        if (error.code, error.cause) not in known:
+            key = "out" if error.code == "DISK_SPACE" else None
+            found.findings.append(replace(of_error(error), key=key))
     found.plan = planned_document(suite, outlook, out, data=found.dataset)
 
 
@@ -275,15 +272,3 @@ def _check_adapter(found: Preflight, name: str) -> None:
                 remedy=nearest(name, adapter_names(), "adapter"), key="adapter",
             )
         )  # fmt: skip
-
-
-def _kept_bytes(found: Preflight) -> int:
-    """What a run keeps on disk until its end: the baselines' states and losses, each draw's."""
-    read = found.configuration
-    if read is None or read.plan is None:
-        return 0
-    windows = read.plan.windows
-    draws = 1 if read.suite is None else read.suite.draws
-    tokens = (windows.preview_windows + windows.final_windows) * windows.seq_len * draws
-    widths = [model.width or 0 for model in found.models]
-    return sum(tokens * (width * _STATE_BYTES + _LOSS_BYTES) for width in widths)
