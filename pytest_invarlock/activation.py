@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +18,7 @@ from pytest_invarlock.policy.suite_file_names import SUITE_FILE_SUFFIXES
 from pytest_invarlock.stash import ACTIVATION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_invarlock.policy.settings import Settings
     from pytest_invarlock.policy.suite import Suite
@@ -49,6 +49,9 @@ class Activation:
     """The session's settings and suites; all its workers share ``session`` and ``stamp``.
 
     ``resume`` is None, ``newest`` or the folder of the run to continue, the same in every worker.
+    ``file_suites`` are those of named files; ``pins`` are the commits of Hub models that the
+    controller found, as `preflight.revisions.Pins.plain` has them, ``outlook_notes`` what else it
+    noted before the run, and ``planned`` the lines of ``--invarlock-plan``.
     """
 
     settings: Settings
@@ -60,6 +63,10 @@ class Activation:
     broken_files: list[str] = field(default_factory=list)
     refused: bool = False
     resume: str | None = None
+    file_suites: list[Suite] = field(default_factory=list)
+    pins: Mapping[str, Any] = field(default_factory=dict)
+    outlook_notes: tuple[str, ...] = ()
+    planned: tuple[str, ...] = ()
 
     @property
     def named(self) -> bool:
@@ -90,6 +97,7 @@ def _activate(config: pytest.Config) -> Activation:
         out=(config.invocation_params.dir / (settings.text("out") or "invarlock-out")).absolute(),
         session=shared.get("session") or secrets.token_hex(8),
         stamp=shared.get("stamp") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        pins=shared.get("pins", {}),
     )
     settings.check()
     config.stash[ACTIVATION] = activation
@@ -97,7 +105,7 @@ def _activate(config: pytest.Config) -> Activation:
     if ours or any(settings.text(name) for name in _NAMING):
         _load_named(config, activation, ours)
     _check_named_files(config, activation)
-    for name in ("tune", "sweep", "mode", "resume"):
+    for name in ("tune", "sweep", "mode", "resume", "plan"):
         _check_has_suite(config, activation, name)
     # The controller's answer: `latest` may lead to this session's own run by now.
     activation.resume = shared.get("resume") or _run_to_resume(config, activation)
@@ -174,6 +182,7 @@ def _check_named_files(config: pytest.Config, activation: Activation) -> None:
 
             suite = load_suite_file(path, activation.settings, config.invocation_params.dir)
             activation.files.add(path)
+            activation.file_suites.append(suite)
             if suite.out is not None and activation.settings.text("out") is None:
                 activation.out = (config.invocation_params.dir / suite.out).absolute()
 

@@ -74,9 +74,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     activation = activate(config)
     if not hasattr(config, "workerinput"):
-        if activation.named and not config.option.collectonly:
-            check_outputs(activation)
         controller = RunController(config, activation)
+        if activation.settings.flag("plan") and controller.expects_suites:
+            from pytest_invarlock.readiness import only_collect
+
+            only_collect(config)
+        if activation.named and not config.option.collectonly:
+            from pytest_invarlock.readiness import check_ready
+
+            check_outputs(activation)
+            check_ready(config, activation)
         config.stash[CONTROLLER] = controller
         config.pluginmanager.register(controller, "invarlock-controller")
         if config.pluginmanager.hasplugin("xdist"):
@@ -136,6 +143,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from pytest_invarlock.collection import regrouped
 
         session.items[:] = regrouped(session.items)
+        activation = session.config.stash[ACTIVATION]
+        if activation.settings.flag("plan") and not activation.refused:
+            from pytest_invarlock.items import CheckItem
+            from pytest_invarlock.readiness import plan_lines
+
+            ours = [item for item in session.items if isinstance(item, CheckItem)]
+            activation.planned = plan_lines(session.config, activation, ours)
         if not session.config.option.collectonly and not session.config.stash[ACTIVATION].refused:
             from pytest_invarlock.marker import is_marker_test
 

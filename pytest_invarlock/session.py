@@ -51,6 +51,7 @@ class RunController:
             "session": self._activation.session,
             "stamp": self._activation.stamp,
             "resume": self._activation.resume,
+            "pins": self._activation.pins,
         }
 
     def pytest_report_header(self) -> list[str]:
@@ -66,6 +67,7 @@ class RunController:
             if suite.tunes:
                 lines.append("invarlock: tuning clean edits: no verdict, no evidence pack")
             lines += [f"invarlock: note: {note}" for note in suite.notes]
+        lines += [f"invarlock: note: {note}" for note in self._activation.outlook_notes]
         return lines
 
     @pytest.hookimpl(tryfirst=True)
@@ -226,6 +228,8 @@ class RunController:
                 is_suite = any(plan["node_prefix"] for plan in summary.plans)
                 if self._activation.resume is not None and is_suite:
                     terminalreporter.write_line(resumed_line(summary.run))
+        for line in self._activation.planned:
+            terminalreporter.write_line(line)
         if self._activation.settings.flag("tune") and not self._config.option.collectonly:
             from pytest_invarlock.reporting.tuning import write_tuned
 

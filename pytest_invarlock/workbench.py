@@ -11,6 +11,7 @@ from pytest_invarlock.decision import SEVERITY, Decision, Outcome
 from pytest_invarlock.errors import InvarlockError, error_code
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.edit_names import kind_of
+from pytest_invarlock.preflight.revisions import Pins
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.resumption import Resumption
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
@@ -143,7 +144,7 @@ class Workbench:
     """What one worker keeps between items.
 
     One bench is resident at a time; ``workers`` is how many share the host's cores; ``session``
-    and ``stamp`` name the run directories, the same in every worker of a session.
+    and ``stamp`` name the run directories, the same in every worker of a session, as are ``pins``.
     """
 
     out: Path
@@ -154,6 +155,8 @@ class Workbench:
     allow_network: bool
     report_progress: Callable[[Any, str], None]
     resumption: Resumption
+    allow_remote_code: bool = False
+    pins: Pins = field(default_factory=Pins)
     _bench: tuple[object, Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
     _errors: dict[object, tuple[str, str]] = field(default_factory=dict)
@@ -182,6 +185,7 @@ class Workbench:
             lambda made: self.resumption.begin(made, name, prefix, self.session),
         )
         run.write_plan(suite_plan(suite))
+        self.pins.write(run.state, suite.name)
         return run
 
     def measured(self, suite: Suite, pair: Pair, scenario: Scenario, item: Any) -> Measured:
@@ -216,6 +220,8 @@ class Workbench:
         scenario: Scenario,
         item: Any,
     ) -> Record:
+        pair, plan = self.pins.pair(pair), self.pins.plan(plan)
+        scenario = self.pins.scenario(scenario)
         stored = run.read_record(pair.name, scenario.name, plan.draw)
         if stored is not None and stored.facts.error is None:
             return stored
@@ -281,6 +287,7 @@ class Workbench:
 
     def bench(self, run: RunDirectory, pair: Pair, plan: MeasurementPlan) -> Bench:
         """The resident bench of a pair; another pair's is dropped first."""
+        pair, plan = self.pins.pair(pair), self.pins.plan(plan)
         key = (run.path, pair, plan.for_draw(0))
         if self._bench is None or self._bench[0] != key:
             from pytest_invarlock.adapters import adapter_named
@@ -292,7 +299,11 @@ class Workbench:
                 pair,
                 resolve_plan(plan.for_draw(0), workers=self.workers),
                 cache=run.state / "baseline",
-                adapter=adapter_named(plan.adapter, allow_network=self.allow_network),
+                adapter=adapter_named(
+                    plan.adapter,
+                    allow_network=self.allow_network,
+                    allow_remote_code=self.allow_remote_code,
+                ),
                 log=lambda event, **details: run.log(self.worker, event, **details),
             )
             self._bench = (key, bench)
@@ -359,6 +370,8 @@ def workbench_of(config: pytest.Config) -> Workbench:
             worker=worker,
             workers=workers,
             allow_network=allow_network,
+            allow_remote_code=activation.settings.flag("allow-remote-code"),
+            pins=Pins.read(activation.pins),
             report_progress=ProgressReporter(activation.settings),
             resumption=Resumption(activation.resume, worker, workers, allow_network),
         )

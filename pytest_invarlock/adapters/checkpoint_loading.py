@@ -8,6 +8,8 @@ import torch
 
 from pytest_invarlock.adapters.loaded_model import LoadedModel, context_length
 from pytest_invarlock.adapters.model_source import ModelSource, checkpoint_digest
+from pytest_invarlock.adapters.readings import CLASS_OF
+from pytest_invarlock.adapters.remote_code import runs_own_code
 from pytest_invarlock.data.tokenizer_fingerprint import tokenizer_fingerprint
 from pytest_invarlock.errors import ModelLoadError
 
@@ -21,20 +23,14 @@ if TYPE_CHECKING:
 PADDED_VOCABULARY_SHARE = 0.05
 """Embeddings are often padded for speed; known models pad by less than two in a hundred rows."""
 
-MODEL_CLASSES: Mapping[Reading, str] = {
-    "causal": "AutoModelForCausalLM",
-    "masked": "AutoModelForMaskedLM",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-}
-"""The class of transformers that makes a model for each reading."""
-
 
 def load_config(source: ModelSource) -> Any:
     """The checkpoint's configuration, a ``PreTrainedConfig``.
 
     Raises:
-        ModelLoadError: it cannot be used, as where the model needs code of its own.
+        ModelLoadError: it cannot be used; MODEL_REMOTE_CODE where it needs code of its own.
     """
+    trust = runs_own_code(source)
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
@@ -43,7 +39,7 @@ def load_config(source: ModelSource) -> Any:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return AutoConfig.from_pretrained(
-            str(source.directory), local_files_only=True, trust_remote_code=False
+            str(source.directory), local_files_only=True, trust_remote_code=trust
         )
     # What transformers raises of values that it cannot use has no common base.
     except (
@@ -52,7 +48,7 @@ def load_config(source: ModelSource) -> Any:
     ) as error:  # fmt: skip
         raise ModelLoadError(
             f"{source.reference}: its configuration cannot be used: {_first_line(error)}",
-            remedy="check config.json; models that bring their own code cannot be loaded",
+            remedy="check config.json",
             code="MODEL_CONFIG",
         ) from error
     finally:
@@ -100,7 +96,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return AutoTokenizer.from_pretrained(
-            str(source.directory), local_files_only=True, trust_remote_code=False
+            str(source.directory), local_files_only=True, trust_remote_code=runs_own_code(source)
         )
     # The tokenizers library raises a bare Exception of a file that it cannot use.
     except Exception as error:
@@ -123,14 +119,14 @@ def _load_model(
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    load: Any = getattr(transformers, MODEL_CLASSES[reading]).from_pretrained
+    load: Any = getattr(transformers, CLASS_OF[reading]).from_pretrained
     try:
         model, loading = load(
             str(source.directory),
             config=config,
             dtype=getattr(torch, dtype) if dtype != "auto" else "auto",
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=runs_own_code(source),
             use_safetensors=True,
             output_loading_info=True,
         )

@@ -10,10 +10,10 @@ import torch
 from invarlock_guards.measure.checkpoint_change import CheckpointDescription
 
 from pytest_invarlock.adapters.checkpoint_loading import (
-    MODEL_CLASSES,
     load_config,
     load_tokenizer,
 )
+from pytest_invarlock.adapters.readings import CLASS_OF
 from pytest_invarlock.data.tokenizer_fingerprint import tokenizer_fingerprint
 from pytest_invarlock.errors import AdapterError, ModelLoadError
 
@@ -46,7 +46,7 @@ def model_shapes(config: Any, reading: Reading) -> Any:
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         with torch.device("meta"):
-            made: Any = getattr(transformers, MODEL_CLASSES[reading])
+            made: Any = getattr(transformers, CLASS_OF[reading])
             return made.from_config(config, trust_remote_code=False)
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -55,8 +55,9 @@ class HF_Adapter:  # noqa: N801  like its subclasses, whose names are kept from 
     name: ClassVar[str]
     reading: ClassVar[Reading]
 
-    def __init__(self, *, allow_network: bool = False) -> None:
+    def __init__(self, *, allow_network: bool = False, allow_remote_code: bool = False) -> None:
         self._allow_network = allow_network
+        self._allow_remote_code = allow_remote_code
 
     def load(self, reference: str, *, device: str, dtype: str) -> LoadedModel:
         """Load model and tokenizer of ``reference``, in ``eval`` mode and without gradients.
@@ -79,7 +80,9 @@ class HF_Adapter:  # noqa: N801  like its subclasses, whose names are kept from 
 
     def source_of(self, reference: str) -> ModelSource:
         """Where `load` finds ``reference``; raises ModelLoadError as `resolve_model` does."""
-        return resolve_model(reference, allow_network=self._allow_network)
+        return resolve_model(
+            reference, allow_network=self._allow_network, trusted=self._allow_remote_code
+        )
 
     def load_model(self, reference: str, device: str = "auto") -> PreTrainedModel:
         """Load just the model, on ``device``, in float32 on a CPU and its own dtype elsewhere."""

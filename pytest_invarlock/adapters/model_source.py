@@ -12,7 +12,7 @@ import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -23,25 +23,42 @@ from pytest_invarlock.policy.nearest import nearest
 
 MAX_HEADER_BYTES = 100_000_000
 _CHUNK_BYTES = 1 << 20
+_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _resources = ExitStack()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A checkpoint directory and, for a Hub model, its repository and resolved revision."""
+    """A checkpoint directory and, for a Hub model, its repository and resolved revision.
+
+    ``trusted`` says that code which the checkpoint brings may be run.
+    """
 
     reference: str
     directory: Path
     repository: str | None = None
     revision: str | None = None
+    trusted: bool = False
 
 
-def resolve_model(reference: str, *, allow_network: bool = False) -> ModelSource:
+def hub_parts(reference: str) -> tuple[str, str | None] | None:
+    """Repository and revision of a Hub id; None for a shipped model, a directory or a path."""
+    if reference.startswith("builtin:") or _looks_like_path(reference):
+        return None
+    if not reference.startswith("hf:") and Path(reference).expanduser().is_dir():
+        return None
+    repository, _, revision = reference.removeprefix("hf:").partition("@")
+    return repository, revision or None
+
+
+def resolve_model(
+    reference: str, *, allow_network: bool = False, trusted: bool = False
+) -> ModelSource:
     """Find the checkpoint directory of ``reference`` and check its files.
 
     ``builtin:NAME`` is shipped; an existing directory is taken as it is; anything else is a Hub id
     (``gpt2``, ``hf:gpt2``, ``org/name@REVISION``), looked up in the Hub client's cache and fetched
-    only where ``allow_network`` says so.
+    only where ``allow_network`` says so; the code it brings too, where it is ``trusted``.
 
     Raises:
         ModelLoadError: missing, incomplete, gated or truncated, each with its own code.
@@ -57,9 +74,9 @@ def resolve_model(reference: str, *, allow_network: bool = False) -> ModelSource
             code="MODEL_NOT_FOUND",
         )
     else:
-        source = _from_hub(reference, allow_network=allow_network)
+        source = _from_hub(reference, allow_network=allow_network, with_code=trusted)
     _check_files(source.directory)
-    return source
+    return replace(source, trusted=trusted)
 
 
 def _looks_like_path(reference: str) -> bool:
@@ -78,7 +95,7 @@ def _builtin(reference: str) -> ModelSource:
     return ModelSource(reference, _resources.enter_context(as_file(shipped)))
 
 
-def _from_hub(reference: str, *, allow_network: bool) -> ModelSource:
+def _from_hub(reference: str, *, allow_network: bool, with_code: bool) -> ModelSource:
     if not allow_network:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from huggingface_hub import snapshot_download
@@ -96,7 +113,7 @@ def _from_hub(reference: str, *, allow_network: bool) -> ModelSource:
             repository,
             revision=revision or None,
             local_files_only=not allow_network,
-            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+            allow_patterns=[*_PATTERNS, *(["*.py"] if with_code else [])],
         )
     except GatedRepoError as error:
         raise ModelLoadError(

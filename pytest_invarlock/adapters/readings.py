@@ -18,6 +18,12 @@ _HEADS: Mapping[str, Reading] = {
     "LMHeadModel": "causal",
     "ForConditionalGeneration": "seq2seq",
 }
+CLASS_OF: Mapping[Reading, str] = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+"""The class of transformers that makes a model for each reading."""
 _OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "SentencePrediction")
 
 
@@ -34,6 +40,8 @@ def fitting_readings(config: Any) -> tuple[Reading, ...]:
     )
 
     kind = type(config)
+    if _is_foreign(kind):
+        return _declared_readings(config)
     if getattr(config, "is_encoder_decoder", False):
         return ("seq2seq",) if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING else ()
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING
@@ -73,4 +81,17 @@ def _attends_both_ways(config: Any) -> bool:
         or getattr(config, "causal", None) is False
         or getattr(config, "use_bidirectional_attention", None) in (True, "all")
         or getattr(config, "attn_type", None) == "bi"
+    )
+
+
+def _is_foreign(kind: type) -> bool:
+    """Whether a configuration's class came with a checkpoint: its code runs only where allowed."""
+    return kind.__module__.startswith("transformers_modules.")
+
+
+def _declared_readings(config: Any) -> tuple[Reading, ...]:
+    """The readings for which a checkpoint brings a class of its own, by its ``auto_map``."""
+    declared = getattr(config, "auto_map", None) or {}
+    return tuple(
+        reading for reading, name in CLASS_OF.items() if isinstance(declared.get(name), str)
     )

@@ -34,8 +34,12 @@ def adapter_names() -> list[str]:
     return [*BUILT_IN_ADAPTERS, *sorted(_registered())]
 
 
-def adapter_named(name: str, *, allow_network: bool = False) -> Adapter:
+def adapter_named(
+    name: str, *, allow_network: bool = False, allow_remote_code: bool = False
+) -> Adapter:
     """A new adapter: a built-in one, else one that an installed package registers.
+
+    ``allow_remote_code`` is for the built-in ones.
 
     Another package's entry point leads to a class, or a function, that takes ``allow_network`` as
     a keyword and gives an object with `Adapter`'s methods.
@@ -46,7 +50,9 @@ def adapter_named(name: str, *, allow_network: bool = False) -> Adapter:
     """
     if name in BUILT_IN_ADAPTERS:
         home, attribute = BUILT_IN_ADAPTERS[name]
-        built_in: Adapter = getattr(import_module(home), attribute)(allow_network=allow_network)
+        built_in: Adapter = getattr(import_module(home), attribute)(
+            allow_network=allow_network, allow_remote_code=allow_remote_code
+        )
         return built_in
     registered = _registered().get(name, [])
     if not registered:

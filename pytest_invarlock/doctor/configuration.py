@@ -47,6 +47,7 @@ class Configuration:
     """A file as far as it could be read.
 
     ``kind`` is ``suite`` or ``run_configuration``; ``suite`` None where a run would not start;
+    ``runs_remote_code`` whether a run may run code that models bring;
     ``value`` holds the blocks of a suite document, wrong ones left out; ``models`` and ``entries``
     come with the key that names them.
     """
@@ -61,6 +62,7 @@ class Configuration:
     plan: MeasurementPlan | None = None
     policy: DecisionPolicy | None = None
     suite: Suite | None = None
+    runs_remote_code: bool = False
 
     def refuse(self, error: ConfigError, path: KeyPath | None = None) -> None:
         """Note an error, once."""
@@ -98,6 +100,7 @@ def read_configuration(file: Path, settings: Settings, root: Path) -> Configurat
     if not any(finding.severity == "error" for finding in read.findings):
         try:
             read.suite = load_suite_file(file, settings, root)
+            read.runs_remote_code = settings.flag("allow-remote-code")
         except ConfigError as error:
             read.refuse(error)
     return read

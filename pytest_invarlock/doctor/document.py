@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.doctor.environment import as_bytes
 from pytest_invarlock.doctor.findings import SEVERITIES
 from pytest_invarlock.path_names import without_absolute_paths
 from pytest_invarlock.policy.suite import display_name
+from pytest_invarlock.preflight.machine import as_bytes
+from pytest_invarlock.preflight.planned import planned_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ def doctor_document(found: Preflight) -> dict[str, Any]:
         },
         "findings": [finding.document() for finding in findings],
         "resolution": None if read is None else _resolution(found),
+        "plan": found.plan,
         "environment": found.environment.document(),
     }
     named = [] if read is None else [str(read.file), str(read.file.absolute())]
@@ -58,6 +60,7 @@ def only_finding(finding: Finding, named: Sequence[str] = ()) -> dict[str, Any]:
         "policy": None,
         "findings": [finding.document()],
         "resolution": None,
+        "plan": None,
         "environment": None,
     }
     shown: dict[str, Any] = without_paths(document, named)
@@ -175,7 +178,11 @@ def _file_lines(found: Preflight) -> list[str]:
     if data is not None:
         state = f"{data.documents} documents" if data.is_readable else "not readable now"
         lines.append(f"  dataset {data.provider}: {state}")
-    return [*lines, f"  device {found.environment.device or 'none'}", f"  out {found.out}"]
+    lines += [f"  device {found.environment.device or 'none'}", f"  out {found.out}"]
+    if found.plan is not None:
+        # Problems stand among the findings, with their remedies.
+        lines += planned_lines({**found.plan, "problems": []})
+    return lines
 
 
 def _model_text(model: ModelFiles) -> str:

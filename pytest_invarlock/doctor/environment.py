@@ -62,8 +62,8 @@ def look_at_environment(
     )
 
 
-def check_output_folder(out: Path, need_bytes: int) -> list[Finding]:
-    """Whether ``out`` can be written, and its disk holds what a run keeps while it lasts."""
+def check_output_folder(out: Path) -> list[Finding]:
+    """Whether ``out`` can be written; `preflight.outlook` tells whether it has room."""
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     usage = shutil.disk_usage(existing)
     # A file system of no size, such as /proc, takes no files, whatever its permissions say.
@@ -75,26 +75,7 @@ def check_output_folder(out: Path, need_bytes: int) -> list[Finding]:
                 remedy="give a writable folder", key="out",
             )
         ]  # fmt: skip
-    free = usage.free
-    if free < need_bytes:
-        return [
-            Finding(
-                "DISK_SPACE", "error",
-                f"{out}: {as_bytes(free)} are free, and the run keeps about "
-                f"{as_bytes(need_bytes)} there while it lasts",
-                remedy="free some, name another disk with --invarlock-out, or measure less",
-                key="out",
-            )
-        ]  # fmt: skip
     return []
-
-
-def as_bytes(count: int) -> str:
-    """``count`` bytes in decimal units: ``1.5 GB``."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _device(asked: str) -> tuple[str | None, list[Finding]]:

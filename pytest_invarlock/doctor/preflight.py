@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.adapters.registry import adapter_names
 from pytest_invarlock.doctor.checkpoint import ERRORS, Layout, check_blocks, lay_out
@@ -25,14 +25,14 @@ from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.session_settings import named_suites
 from pytest_invarlock.policy.suite_file_names import check_suite_file_name
 from pytest_invarlock.policy.tuned import SKIPPED_REMEDY, TunedParameters, is_clean
+from pytest_invarlock.preflight.outlook import look_ahead
+from pytest_invarlock.preflight.planned import planned_document
 
 if TYPE_CHECKING:
     from pytest_invarlock.plan import EditSpec
     from pytest_invarlock.policy.settings import Settings
+    from pytest_invarlock.policy.suite import Suite
     from pytest_invarlock.policy.yaml_document import KeyPath
-
-_STATE_BYTES = 4
-_LOSS_BYTES = 9
 
 
 @dataclass(slots=True)
@@ -40,7 +40,8 @@ class Preflight:
     """All that was looked at.
 
     ``models`` are the baselines, ``subjects`` the checkpoints that scenarios name; ``edits`` holds
-    (model, scenario) with the edit's parameters and where they come from.
+    (model, scenario) with the edit's parameters and where they come from; ``plan`` is what a run
+    would do and need, as `planned_document` gives it.
     """
 
     environment: Environment
@@ -50,6 +51,7 @@ class Preflight:
     edits: dict[tuple[str, str], tuple[EditSpec, str]] = field(default_factory=dict)
     dataset: DatasetFiles | None = None
     out: str = DEFAULT_OUT
+    plan: dict[str, Any] | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def sorted_findings(self) -> list[Finding]:
@@ -97,8 +99,23 @@ def look_at_file(file: Path, settings: Settings, variables: Mapping[str, str]) -
             _look_into_checkpoints(found, read, has_lengths=has_lengths)
     from_file = read.suite.out if read.suite is not None else None
     found.out = settings.text("out") or from_file or DEFAULT_OUT
-    found.findings += check_output_folder(Path(found.out), _kept_bytes(found))
+    found.findings += check_output_folder(Path(found.out))
+    if read.suite is not None:
+        _look_ahead(found, read.suite, settings)
     return found
+
+
+def _look_ahead(found: Preflight, suite: Suite, settings: Settings) -> None:
+    """Revisions, memory, disk and time; the Hub is not asked."""
+    out = Path(found.out)
+    outlook = look_ahead([suite], settings, out, Path.cwd(), may_ask=False)
+    known = {(one.code, one.message) for one in found.findings}
+    for error in outlook.problems:
+        # What loading a model would end with may stand there already, with its place.
+        if (error.code, error.cause) not in known:
+            key = "out" if error.code == "DISK_SPACE" else None
+            found.findings.append(replace(of_error(error), key=key))
+    found.plan = planned_document(suite, outlook, out, data=found.dataset)
 
 
 def _check_settings(found: Preflight, settings: Settings) -> None:
@@ -130,6 +147,10 @@ def _laid_out(found: Preflight, read: Configuration, model: ModelFiles) -> Layou
     try:
         return lay_out(model, read.plan.adapter)
     except ERRORS as error:
+        if error.code == "MODEL_REMOTE_CODE" and read.runs_remote_code:
+            told = "brings its own code, which was not run here: it was not looked into"
+            found.findings.append(Finding("NOT_LAID_OUT", "note", f"{model.reference}: {told}"))
+            return None
         found.findings.append(of_error(error, read.document if place else None, place))
     except ImportError:
         found.findings.append(
@@ -251,15 +272,3 @@ def _check_adapter(found: Preflight, name: str) -> None:
                 remedy=nearest(name, adapter_names(), "adapter"), key="adapter",
             )
         )  # fmt: skip
-
-
-def _kept_bytes(found: Preflight) -> int:
-    """What a run keeps on disk until its end: the baselines' states and losses, each draw's."""
-    read = found.configuration
-    if read is None or read.plan is None:
-        return 0
-    windows = read.plan.windows
-    draws = 1 if read.suite is None else read.suite.draws
-    tokens = (windows.preview_windows + windows.final_windows) * windows.seq_len * draws
-    widths = [model.width or 0 for model in found.models]
-    return sum(tokens * (width * _STATE_BYTES + _LOSS_BYTES) for width in widths)

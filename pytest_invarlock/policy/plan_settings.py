@@ -104,8 +104,22 @@ def build_plan(value: Mapping[str, Any], settings: Settings, folder: Path) -> Me
             *resolved.notes,
             *(() if preset is None else preset.notes),
             *preparation_notes(value, settings, profile.name),
+            *_loose_notes(settings),
         ),
     )  # fmt: skip
+
+
+def _loose_notes(settings: Settings) -> tuple[str, ...]:
+    """What a user let pass that a run refuses by itself."""
+    loose = {
+        "no-preflight": "memory and disk were not demanded before the run",
+        "allow-remote-code": "code that a model brings may be run",
+    }
+    return tuple(
+        f"{settings.made[name].origin}: {text}"
+        for name, text in loose.items()
+        if settings.flag(name)
+    )
 
 
 def _selection(dataset: Mapping[str, Any], settings: Settings, profile: Profile) -> WindowSelection:

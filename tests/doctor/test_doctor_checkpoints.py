@@ -81,7 +81,7 @@ def test_blocks_of_a_scenario_that_is_not_run_do_not_matter(
     ("changes", "code"),
     [
         ({"model_type": "foo"}, "MODEL_CONFIG"),
-        ({"model_type": "foo", "auto_map": {"AutoConfig": "x.Y"}}, "MODEL_CONFIG"),
+        ({"model_type": "foo", "auto_map": {"AutoConfig": "x.Y"}}, "MODEL_REMOTE_CODE"),
         ({"hidden_size": 64, "head_dim": 16}, "MODEL_WEIGHTS"),
         ({"architectures": 5}, "MODEL_CONFIG"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "NO_LM_HEAD"),

@@ -83,8 +83,8 @@ def test_output_folder_and_disk(
     assert doctor(GOOD)[0] == 0
     import pytest_invarlock.doctor.environment as environment
 
-    # 48 windows of 64 tokens, 128 numbers of four bytes and nine bytes of losses each.
-    need = 48 * 64 * (128 * 4 + 9)
+    # 48 windows of 64 tokens, 128 numbers of four bytes, a loss and a first choice each.
+    need = 48 * 64 * (128 * 4 + 4 + 8)
     for free, status in ((need - 1, 1), (need, 0)):
         usage = type("Usage", (), {"free": free, "total": 10**12})
         monkeypatch.setattr(environment.shutil, "disk_usage", lambda path, usage=usage: usage)

@@ -1,0 +1,1 @@
+"""What is asked before anything heavy is loaded: revisions, code, memory and disk."""
