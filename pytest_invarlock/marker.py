@@ -99,6 +99,7 @@ def check_arguments(marker: pytest.Mark) -> None:
 
 def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     """The comparison of the marker nearest to a test; settings made elsewhere win."""
+    from pytest_invarlock.policy.calibrated_preset import chosen_calibrated, policies_of_pairs
     from pytest_invarlock.policy.guard_limits import with_outlier_factor
     from pytest_invarlock.policy.plan_settings import (
         build_plan,
@@ -136,6 +137,8 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     )
     expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy({}, effective, expectations)
+    presets = chosen_calibrated({}, effective, root, (pair,))
+    policy = policies_of_pairs(policy, presets).get(pair.name, policy)
     plan = with_sequence(build_plan({}, effective, root), policy, effective)
     plan = with_outlier_factor(plan, policy.guards)
     plan = with_rescaling(plan, policy)

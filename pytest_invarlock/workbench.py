@@ -190,7 +190,7 @@ class Workbench:
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
             for draw in suite.runs_of(scenario)
         )
-        self._measured[key] = decided(run, suite.policy, records)
+        self._measured[key] = decided(run, suite.policy_of(pair), records)
         return self._measured[key]
 
     def _record(
@@ -302,7 +302,7 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
             PlannedScenario.of_runs(pair.name, scenario.name, suite.runs_of(scenario)).document()
             for pair, scenario in suite.planned()
         ],
-        "policies": [suite.policy.document()],
+        "policies": [policy.document() for policy in suite.policies()],
         "scenarios": [
             {
                 "scenario": scenario.name,
