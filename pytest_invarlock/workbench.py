@@ -19,6 +19,7 @@ from pytest_invarlock.stash import ACTIVATION, WORKBENCH
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_invarlock.adapters import LoadedModel
     from pytest_invarlock.bench.resident import Bench
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
@@ -152,7 +153,7 @@ class Workbench:
     workers: int
     allow_network: bool
     report_progress: Callable[[Any, str], None]
-    _bench: tuple[object, Bench] | None = None
+    _bench: tuple[tuple[Path, Pair, MeasurementPlan], Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
     _errors: dict[object, tuple[str, str]] = field(default_factory=dict)
     _measured: dict[object, Measured] = field(default_factory=dict)
@@ -262,6 +263,7 @@ class Workbench:
             from pytest_invarlock.bench.resident import Bench
             from pytest_invarlock.core.determinism import resolve_plan
 
+            loaded = self._still_loaded(pair, plan)
             self.close()
             bench = Bench(
                 pair,
@@ -270,8 +272,20 @@ class Workbench:
                 adapter=adapter_named(plan.adapter, allow_network=self.allow_network),
                 log=lambda event, **details: run.log(self.worker, event, **details),
             )
+            if loaded is not None:
+                bench.adopt(loaded)
             self._bench = (key, bench)
         return self._bench[1]
+
+    def _still_loaded(self, pair: Pair, plan: MeasurementPlan) -> LoadedModel | None:
+        """The resident model, where another plan of its pair goes on with it."""
+        if self._bench is None:
+            return None
+        (_, before, planned), bench = self._bench
+        alike = ("device", "dtype", "adapter", "determinism", "threads")
+        if before != pair or any(getattr(planned, k) != getattr(plan, k) for k in alike):
+            return None
+        return bench.hand_over()
 
     def close(self) -> None:
         """Drop the resident bench and its memory, before another pair's is loaded."""
@@ -315,6 +329,7 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
             }
             for model, scenario in suite.distinct_scenarios()
         ],
+        **({"calibrations": [pair.name for pair in suite.pairs]} if suite.calibrates else {}),
         **({"sweeps": [sweep.document() for sweep in suite.sweeps]} if suite.sweeps else {}),
     }
 

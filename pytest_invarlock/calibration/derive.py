@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, Literal
 
 from invarlock_guards.judge.kinds import KindGroup
@@ -234,3 +235,31 @@ def _least_effect(edits: Sequence[BenignRun], tier: float) -> DerivedLimit:
 def _above_floor(value: float, tier: float) -> tuple[float, str]:
     floor = FLOOR_SHARE * tier
     return (floor, "floor: a tenth of the tier's") if value < floor else (value, "")
+
+
+def derived_again(runs: Iterable[BenignRun], stated: Sequence[Mapping[str, Any]]) -> str | None:
+    """The key of the first stated limit that does not follow from ``runs``; None where all do."""
+    tier = {str(limit["key"]): float(limit["tier"]) for limit in stated}
+    spectral = "guards.spectral.family_limits"
+
+    def group(key: str) -> dict[str, float]:
+        return {name: tier[f"{key}.{name}"] for name in GROUPS}
+
+    epsilon = "guards.rmt.epsilon_by_family."
+    try:
+        limits = TierLimits(
+            drift_band=tier["drift.band"],
+            spectral=lambda statistic, of, family: tier[f"{spectral}.{family}.{statistic}.{of}"],
+            error=group("guards.rmt.error"),
+            angle=group("guards.rmt.angle"),
+            epsilon={k.removeprefix(epsilon): v for k, v in tier.items() if k.startswith(epsilon)},
+            log_rms=group("guards.variance.log_rms"),
+            min_effect=tier["guards.variance.min_effect_lognll"],
+        )
+        found = [limit.document() for limit in derive(runs, limits)]
+    except KeyError as error:
+        return str(error.args[0])
+    for mine, theirs in zip_longest(found, stated):
+        if mine != theirs:
+            return str((mine or theirs or {}).get("key"))
+    return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.policy.calibrated_preset import META, SCHEMA
 from pytest_invarlock.provenance import tool_version
-from pytest_invarlock.stats.share_interval import wilson
+from pytest_invarlock.stats.wilson import wilson
 
 if TYPE_CHECKING:
     from pytest_invarlock.calibration.benign_run import BenignRun

@@ -121,6 +121,14 @@ def _groups(limits: GroupLimits) -> dict[str, float]:
     return {group: limits.of(KIND_OF[group]) for group in GROUPS}
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A preset's document, and what was found on the held-out draws."""
+
+    document: Mapping[str, Any]
+    held_out: HeldOut
+
+
 @dataclass(slots=True)
 class _Data:
     """What the windows of all draws were, as far as that may leave the machine."""
@@ -143,8 +151,8 @@ def calibrate(
     *,
     inputs: str,
     progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """Measure, derive and check; returns the preset's document, usable or not.
+) -> Derived:
+    """Measure, derive and check; returns the preset, usable or not.
 
     Args:
         bench: the model's bench, of a `calibration_plan`.
@@ -179,7 +187,8 @@ def calibrate(
         progress(f"{done}/{total}")
         found.append(decision)
     checked = HeldOut.of(held_out, found)
-    return _document(bench, calibration, judged, runs, limits, checked, inputs, data)
+    document = _document(bench, calibration, judged, runs, limits, checked, inputs, data)
+    return Derived(document, checked)
 
 
 def _measured(

@@ -10,26 +10,14 @@ import pytest
 from pytest_invarlock.calibration.benign_run import NOOP, BenignRun
 from pytest_invarlock.calibration.derive import (
     ALPHA,
-    FAMILIES,
     FLOOR_SHARE,
     MARGIN,
     DerivedLimit,
-    TierLimits,
     derive,
     prediction_bound,
 )
-from pytest_invarlock.stats.share_interval import wilson
 
-GROUPS = ("strict", "compression", "open")
-TIER = TierLimits(
-    drift_band=1.05,
-    spectral=lambda statistic, group, family: 0.08 if statistic == "relative_change" else 0.01,
-    error=dict.fromkeys(GROUPS, 0.2),
-    angle=dict.fromkeys(GROUPS, 0.02),
-    epsilon=dict.fromkeys((*FAMILIES, "embed"), 0.1),
-    log_rms=dict.fromkeys(GROUPS, 0.06),
-    min_effect=9e-4,
-)
+from .made import TIER
 
 
 def run(draw: int, subject: str = "rtn", group: str = "strict", **values: Any) -> BenignRun:
@@ -79,7 +67,7 @@ def test_without_any_spread_a_limit_does_not_vanish() -> None:
     band = limits["drift.band"]
     assert math.log(band.used) == pytest.approx(FLOOR_SHARE * math.log(1.05))
     assert (band.source, band.reason) == ("derived", "floor: a tenth of the tier's")
-    assert limits["guards.rmt.error.strict"].used == pytest.approx(0.02)
+    assert limits["guards.rmt.error.strict"].used == pytest.approx(0.0083)
     assert limits["guards.rmt.epsilon_by_family.ffn"].used == pytest.approx(0.01)
     weights = found([run(0, spectral={"ffn": {"ln_sigma": 0.0}})])
     assert weights["guards.spectral.family_limits.ffn.ln_sigma.strict"].used == pytest.approx(0.001)
@@ -119,11 +107,11 @@ def test_weights_are_the_same_in_every_draw_and_count_once() -> None:
 
 
 def test_limits_of_a_group_are_derived_from_its_own_edits_alone() -> None:
-    runs = [run(d, error=0.01) for d in range(3)]
-    runs += [run(d, "prune", "compression", error=0.1) for d in range(3)]
+    runs = [run(d, error=0.001) for d in range(3)]
+    runs += [run(d, "prune", "compression", error=0.05) for d in range(3)]
     limits = found(runs)
-    assert limits["guards.rmt.error.strict"].used == pytest.approx(0.02)  # the floor
-    assert limits["guards.rmt.error.compression"].used == pytest.approx(0.1)
+    assert limits["guards.rmt.error.strict"].used == pytest.approx(0.0083)  # the floor
+    assert limits["guards.rmt.error.compression"].used == pytest.approx(0.05)
     assert limits["guards.rmt.error.open"].source == "tier"
 
 
@@ -141,10 +129,3 @@ def test_a_document_holds_plain_numbers_and_where_they_come_from() -> None:
     assert {d["source"] for d in documents} <= {"tier", "derived"}
     assert len({d["key"] for d in documents}) == len(documents)
     assert all(d["n"] >= 0 and d["rule"] and d["used"] > 0 for d in documents)
-
-
-def test_wilsons_interval() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert wilson(0, 3) == (0.0, pytest.approx(0.5615, abs=1e-4))
-    assert wilson(3, 3)[1] == 1.0
-    assert wilson(1, 10) == (pytest.approx(0.0179, abs=1e-4), pytest.approx(0.4042, abs=1e-4))

@@ -1,19 +1,12 @@
-"""Wilson's interval of a share: how far k of n may be from the rate behind it."""
+"""Wilson's score interval of a share."""
 
 from __future__ import annotations
 
 import math
 
-Z_95 = 1.959964
 
-
-def wilson(count: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """The two-sided 95 % interval of a share; (0, 1) of nothing.
-
-    Args:
-        count: how many of ``n`` it was.
-        n: how many there were.
-        z: the normal quantile of another level.
+def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval, 95 % at the default ``z``, of ``count`` of ``n``; (0, 1) of nothing.
 
     Source: Wilson, Journal of the American Statistical Association 22 (1927), 209-212.
     """
