@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_invarlock.calibration.in_force import plan_in_force
 from pytest_invarlock.calibration.preset_file import read_presets
 from pytest_invarlock.calibration.requirement import with_calibrations
 from pytest_invarlock.certificate.probes import probes_of
@@ -141,7 +142,7 @@ def summarise(
         ran: node ids of the items that came to an outcome.
         cut: how the session was cut short, or None where its loop ran to the end.
     """
-    plans = run.read_plans()
+    plans = [plan_in_force(plan, run.path) for plan in run.read_plans()]
     planned = tuple(PlannedScenario(**entry) for plan in plans for entry in plan["planned"])
     policies = policies_by_scenario([p for plan in plans for p in plan["policies"]])
     records = tuple(

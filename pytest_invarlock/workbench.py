@@ -187,11 +187,16 @@ class Workbench:
                 raise InvarlockError(f"the measurement failed, see {first}", remedy="", code=code)
             del self._errors[key]
         run = self.suite_run(suite)
+        policy = suite.policy_of(pair)
+        if suite.calibrates:
+            from pytest_invarlock.calibration.in_force import policy_in_force
+
+            policy = policy_in_force(run.path, policy, pair.name)
         records = tuple(
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
             for draw in suite.runs_of(scenario)
         )
-        self._measured[key] = decided(run, suite.policy_of(pair), records)
+        self._measured[key] = decided(run, policy, records)
         return self._measured[key]
 
     def _record(
@@ -278,12 +283,17 @@ class Workbench:
         return self._bench[1]
 
     def _still_loaded(self, pair: Pair, plan: MeasurementPlan) -> LoadedModel | None:
-        """The resident model, where another plan of its pair goes on with it."""
+        """The resident model, where a pair's scenarios go on with what its calibration loaded."""
         if self._bench is None:
             return None
         (_, before, planned), bench = self._bench
         alike = ("device", "dtype", "adapter", "determinism", "threads")
-        if before != pair or any(getattr(planned, k) != getattr(plan, k) for k in alike):
+        calibrates = "calibration" in (planned.windows.pool, plan.windows.pool)
+        if (
+            before != pair
+            or not calibrates
+            or any(getattr(planned, k) != getattr(plan, k) for k in alike)
+        ):
             return None
         return bench.hand_over()
 

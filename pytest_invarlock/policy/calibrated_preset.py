@@ -207,16 +207,15 @@ def _merged(before: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, An
 
 
 def policies_of_pairs(
-    policy: DecisionPolicy, presets: Mapping[str, CalibratedPreset]
+    policy: DecisionPolicy, presets: Mapping[str, CalibratedPreset | None]
 ) -> dict[str, DecisionPolicy]:
-    """By pair's name its own policy, which speaks of its own scenarios alone."""
-    return {
-        name: tightened(
-            replace(
-                policy,
-                expectations={key: of for key, of in policy.expectations.items() if key[0] == name},
-            ),
-            preset,
-        )
-        for name, preset in presets.items()
-    }
+    """By pair's name its own policy, which speaks of its own scenarios alone.
+
+    A pair whose preset is still to be derived (None) has that of the suite until then.
+    """
+    found = {}
+    for name, preset in presets.items():
+        expectations = {key: of for key, of in policy.expectations.items() if key[0] == name}
+        own = replace(policy, expectations=expectations)
+        found[name] = own if preset is None else tightened(own, preset)
+    return found

@@ -73,7 +73,8 @@ class Suite:
     holds the scenarios whose parameters were looked up, as their file has them; with ``tunes``
     these are searched instead of the suite being run. With ``sweeps`` the scenarios are just
     their doses. ``calibration`` says how each model's preset is derived, None where none is;
-    ``own_policies`` holds, by a pair's name, its policy where a calibrated preset was given.
+    ``own_policies`` holds, by a pair's name, its policy where a calibrated preset was given or is
+    derived.
     """
 
     name: str
@@ -355,7 +356,9 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         tunes=settings.flag("tune"),
         sweeps=sweeps,
         calibration=calibration,
-        own_policies=policies_of_pairs(policy, presets),
+        own_policies=policies_of_pairs(
+            policy, presets if calibration is None else dict.fromkeys(p.name for p in pairs)
+        ),
     )
 
 

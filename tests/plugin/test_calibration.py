@@ -38,6 +38,9 @@ def test_a_calibration_that_cannot_be_measured_is_an_error_and_no_pass(
     result.stdout.fnmatch_lines(["*ERROR: the tuning arm holds * [[]DATA_TOO_SMALL[]]*"])
     verdict = repository.verdict()
     assert verdict["verdict"] == "FAIL"
+    # Its scenario is not judged by other limits instead.
+    result.stdout.fnmatch_lines(["*ERROR: builtin:llama has no limits to be judged by: no preset*"])
+    assert not verdict["decisions"]
     (rule,) = [r for r in verdict["requirements"] if r["requirement"] == "calibration_holds"]
     assert [f["reason"] for f in rule["failures"]] == ["no preset was derived"]
     assert not list((repository.latest / "presets").glob("*"))
@@ -64,6 +67,11 @@ def test_derived_first_written_packed_and_reused(repository: Repository) -> None
     assert verdict["verdict"] == "PASS"
     assert verdict["requirements"][-1]["requirement"] == "calibration_holds"
     assert (repository.latest / "evidence_pack" / "presets" / names[0]).is_file()
+    pack = repository.latest / "evidence_pack"
+    (policy,) = json.loads((pack / "metadata" / "policy.json").read_text())["policies"]
+    assert policy["provenance"]["guards.spectral.family_limits"] == "preset"
+    assert policy["guards"]["spectral"]["family_limits"]["ffn"]["relative_change"]["strict"] < 0.08
+    assert policy["drift"]["band"] < 1.05
     # The scenarios go on with the model that the calibration loaded.
     assert repository.events().count("baseline_load") == 1
 
