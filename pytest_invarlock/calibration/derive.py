@@ -24,6 +24,8 @@ MARGIN = 0.5
 """By convention: what benign edits showed of weights, and half as much again."""
 FLOOR_SHARE = 0.1
 """By convention: no derived limit is below a tenth of the tier's, however alike the runs were."""
+LARGEST_LOG = 700.0
+"""Of a ratio that is written as a number."""
 LEAST_DRAWS = 2
 """Of fewer there is no spread."""
 FAMILIES = ("attn", "ffn", "other")
@@ -159,7 +161,7 @@ def _drift(edits: Sequence[BenignRun], band: float) -> DerivedLimit:
     """The band in logs, either way: of |drift|, whose bound is no narrower than that of drift."""
     sizes = _by_subject(edits, lambda run: None if run.drift is None else abs(run.drift))
     found = _bounded(("drift", "band"), sizes, math.log(band))
-    derived = None if found.derived is None else math.exp(found.derived)
+    derived = None if found.derived is None else math.exp(min(found.derived, LARGEST_LOG))
     return replace(found, tier=band, derived=derived)
 
 

@@ -44,6 +44,8 @@ def test_wider_than_the_tier_keeps_the_tiers_and_says_so() -> None:
         assert (limit.source, limit.used) == ("tier", limit.tier), key
         assert limit.document()["reason"] == "derived is wider"
     assert limits["drift.band"].derived > 1.05
+    ruined = [run(draw, drift=1e6 * draw) for draw in range(3)]
+    assert found(ruined)["drift.band"].used == 1.05
 
 
 def test_nothing_to_derive_from_keeps_every_limit_of_the_tier() -> None:
