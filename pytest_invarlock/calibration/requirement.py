@@ -14,7 +14,7 @@ from pytest_invarlock.verdict import Requirement
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_invarlock.verdict import RunVerdict
+    from pytest_invarlock.verdict import RunVerdict, Verdict
 
 NAME = "calibration_holds"
 
@@ -38,7 +38,7 @@ def with_calibrations(
             failures.append({"model": model, "scenario": KEY, "reason": problem})
     text = f"{len(models) - len(failures)} of {len(models)} models have limits that held"
     rule = Requirement(NAME, not failures, text, tuple(failures))
-    word = "FAIL" if failures else verdict.verdict
+    word: Verdict = "FAIL" if failures else verdict.verdict
     return replace(verdict, verdict=word, requirements=(*verdict.requirements, rule))
 
 

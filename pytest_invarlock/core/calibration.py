@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
     from pytest_invarlock.plan import MeasurementPlan, Pair
     from pytest_invarlock.policy.calibration import Calibration
-    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy, GuardMode
     from pytest_invarlock.records import Facts
 
 CHECKS = ("spectral", "rmt", "variance", "drift")
@@ -89,10 +89,11 @@ def calibration_policy(
             code="NOTHING_TO_CALIBRATE",
         )
     subjects = (BASELINE, *calibration.benign[pair.name])
+    modes: dict[str, GuardMode] = {name: "gate" for name in checks if name != "drift"}
     return replace(
         policy,
         checks=checks,
-        modes=dict.fromkeys((name for name in checks if name != "drift"), "gate"),
+        modes=modes,
         drift=replace(policy.drift, mode="gate"),
         expectations={
             (pair.name, subject.name): Expectation("clean", Strictness.MUST_PASS)
