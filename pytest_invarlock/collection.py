@@ -63,7 +63,7 @@ class ModelCollector(pytest.Collector):
     virtual: VirtualSuite
 
     def collect(self) -> Iterator[pytest.Collector]:
-        """One collector a scenario; where the suite is tuned, the clean edits' alone."""
+        """The calibration, then one collector a scenario; where tuned, the clean edits' alone."""
         if self.virtual.suite.tunes:
             from pytest_invarlock.policy.suite import TUNING
             from pytest_invarlock.tuning_item import TuningCollector
@@ -72,6 +72,13 @@ class ModelCollector(pytest.Collector):
             tuning.pair, tuning.virtual = self.pair, self.virtual
             yield tuning
             return
+        if self.virtual.suite.calibrates:
+            from pytest_invarlock.calibration_item import CalibrationCollector
+            from pytest_invarlock.policy.calibration import KEY
+
+            calibration = CalibrationCollector.from_parent(self, name=KEY)
+            calibration.pair, calibration.virtual = self.pair, self.virtual
+            yield calibration
         for scenario in self.virtual.suite.scenarios_of(self.pair):
             node = ScenarioCollector.from_parent(self, name=scenario.name)
             node.pair = self.pair
@@ -125,7 +132,8 @@ def suite_file_node(file_path: Path, parent: pytest.Collector) -> SuiteFileColle
 def regrouped(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """``items`` with each scenario's checks together and in order, pairs together, others in place.
 
-    Pairs and scenarios keep the order of their first appearance, whatever plugins shuffled.
+    Pairs and scenarios keep the order of their first appearance, whatever plugins shuffled; a
+    pair's calibration goes first.
     """
     ours = [item for item in items if isinstance(item, CheckItem)]
     rank: dict[object, int] = {}
@@ -138,6 +146,7 @@ def regrouped(items: Sequence[pytest.Item]) -> list[pytest.Item]:
             key=lambda item: (
                 rank[item.suite_id],
                 rank[item.pair_id],
+                not item.leads,
                 rank[item.scenario_id],
                 item.position,
             ),

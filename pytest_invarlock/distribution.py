@@ -43,6 +43,12 @@ def pair_of(unit: str) -> str:
     return "::".join(unit.split("::")[:2])
 
 
+def is_calibration(node_id: str) -> bool:
+    """Whether an item derives a preset, which the other units of its pair wait for."""
+    unit = unit_of(node_id)
+    return unit == f"{pair_of(unit)}::{CALIBRATION}" and unit != node_id
+
+
 def calibration_of(unit: str) -> str | None:
     """Name the unit whose preset ``unit`` reads: its pair's calibration, collected or not."""
     wanted = f"{pair_of(unit)}::{CALIBRATION}"

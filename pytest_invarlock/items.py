@@ -30,6 +30,8 @@ class CheckItem(pytest.Item):
     pair: Pair
     scenario: Scenario
     position: int
+    leads = False
+    """Whether it goes before its pair's scenarios."""
 
     @classmethod
     def of(

@@ -99,6 +99,7 @@ def check_arguments(marker: pytest.Mark) -> None:
 
 def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     """The comparison of the marker nearest to a test; settings made elsewhere win."""
+    from pytest_invarlock.policy.calibrated_preset import chosen_calibrated, policies_of_pairs
     from pytest_invarlock.policy.demanded_plan import demanded_plan
     from pytest_invarlock.policy.plan_settings import build_policy
     from pytest_invarlock.policy.settings import Setting
@@ -130,6 +131,8 @@ def comparison_of(item: pytest.Item, settings: Settings) -> Comparison:
     )
     expectations = {(pair.name, scenario.name): Expectation("compare", Strictness.MUST_PASS)}
     policy = build_policy({}, effective, expectations)
+    presets = chosen_calibrated({}, effective, root, (pair,))
+    policy = policies_of_pairs(policy, presets).get(pair.name, policy)
     plan = demanded_plan({}, effective, root, policy)
     return Comparison(pair, scenario, plan, policy, effective.number("repeats") or 1)
 

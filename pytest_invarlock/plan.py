@@ -24,8 +24,11 @@ CONVENTIONS: tuple[Convention, ...] = (
 )  # fmt: skip
 Arm = Literal["preview", "final"]
 ARMS: tuple[Arm, Arm] = ("preview", "final")
-Pool = Literal["certification", "tuning"]
-"""Which documents windows come from: those that verdicts rest on, or those kept for tuning."""
+Pool = Literal["certification", "tuning", "calibration"]
+"""Which documents windows come from: those that verdicts rest on, or those kept for tuning.
+
+A calibration takes the latter too, in halves that are other ones in every draw.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +200,9 @@ class WindowSelection:
     """How windows are cut and drawn; lengths in tokens, counts in windows.
 
     For metric ``accuracy`` the counts are of examples. ``max_windows_per_document`` keeps few long
-    documents from carrying the verdict. With ``pool`` "tuning" both arms are cut from the documents
-    that no certification reads; the counts are then the most that is taken. ``guard_windows`` is
+    documents from carrying the verdict. With another ``pool`` than
+    "certification" both arms are cut from the documents that no certification reads; the counts are
+    then the most that is taken. ``guard_windows`` is
     how many the guards' activations are measured on, at most, of documents of neither arm.
     """
 

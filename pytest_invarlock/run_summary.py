@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_invarlock.calibration.in_force import plan_in_force
+from pytest_invarlock.calibration.preset_file import read_presets
+from pytest_invarlock.calibration.requirement import with_calibrations
 from pytest_invarlock.certificate.probes import probes_of
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
@@ -126,6 +129,11 @@ class RunSummary:
         }
 
 
+def calibrated_models(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The models whose calibration the parts of a plan demand."""
+    return [model for plan in plans for model in plan.get("calibrations", ())]
+
+
 def summarise(
     run: RunDirectory, ran: set[str], *, cut: Literal["partial", "incomplete"] | None
 ) -> RunSummary:
@@ -136,7 +144,7 @@ def summarise(
         ran: node ids of the items that came to an outcome.
         cut: how the session was cut short, or None where its loop ran to the end.
     """
-    plans = run.read_plans()
+    plans = [plan_in_force(plan, run.path) for plan in run.read_plans()]
     planned = tuple(PlannedScenario(**entry) for plan in plans for entry in plan["planned"])
     policies = policies_by_scenario([p for plan in plans for p in plan["policies"]])
     records = tuple(
@@ -151,6 +159,9 @@ def summarise(
     # Doses are informational whatever the suite demands of their scenario: they certify nothing.
     judged = status == "complete" and not any(plan.get("sweeps") for plan in plans)
     verdict = decide_run(planned, decisions, policies) if judged else None
+    if verdict is not None:
+        models = calibrated_models(plans)
+        verdict = with_calibrations(verdict, models, read_presets(run.path, models))
     prefix = plans[0]["node_prefix"] if plans else None
     return RunSummary(
         run=run,

@@ -21,6 +21,7 @@ from pytest_invarlock.stash import ACTIVATION, WORKBENCH
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_invarlock.adapters import LoadedModel
     from pytest_invarlock.bench.resident import Bench
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
@@ -157,7 +158,7 @@ class Workbench:
     resumption: Resumption
     allow_remote_code: bool = False
     pins: Pins = field(default_factory=Pins)
-    _bench: tuple[object, Bench] | None = None
+    _bench: tuple[tuple[Path, Pair, MeasurementPlan], Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
     _errors: dict[object, tuple[str, str]] = field(default_factory=dict)
     _measured: dict[object, Measured] = field(default_factory=dict)
@@ -204,11 +205,16 @@ class Workbench:
                 raise InvarlockError(f"the measurement failed, see {first}", remedy="", code=code)
             del self._errors[key]
         run = self.suite_run(suite)
+        policy = suite.policy_of(pair)
+        if suite.calibrates:
+            from pytest_invarlock.calibration.in_force import policy_in_force
+
+            policy = policy_in_force(run.path, policy, pair.name)
         records = tuple(
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
             for draw in suite.runs_of(scenario)
         )
-        self._measured[key] = decided(run, suite.policy, records)
+        self._measured[key] = decided(run, policy, records)
         return self._measured[key]
 
     def _record(
@@ -294,6 +300,7 @@ class Workbench:
             from pytest_invarlock.bench.resident import Bench
             from pytest_invarlock.core.determinism import resolve_plan
 
+            loaded = self._still_loaded(pair, plan)
             self.close()
             bench = Bench(
                 pair,
@@ -306,8 +313,25 @@ class Workbench:
                 ),
                 log=lambda event, **details: run.log(self.worker, event, **details),
             )
+            if loaded is not None:
+                bench.adopt(loaded)
             self._bench = (key, bench)
         return self._bench[1]
+
+    def _still_loaded(self, pair: Pair, plan: MeasurementPlan) -> LoadedModel | None:
+        """The resident model, where a pair's scenarios go on with what its calibration loaded."""
+        if self._bench is None:
+            return None
+        (_, before, planned), bench = self._bench
+        alike = ("device", "dtype", "adapter", "determinism", "threads")
+        calibrates = "calibration" in (planned.windows.pool, plan.windows.pool)
+        if (
+            before != pair
+            or not calibrates
+            or any(getattr(planned, k) != getattr(plan, k) for k in alike)
+        ):
+            return None
+        return bench.hand_over()
 
     def close(self) -> None:
         """Drop the resident bench and its memory, before another pair's is loaded."""
@@ -338,7 +362,7 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
             PlannedScenario.of_runs(pair.name, scenario.name, suite.runs_of(scenario)).document()
             for pair, scenario in suite.planned()
         ],
-        "policies": [suite.policy.document()],
+        "policies": [policy.document() for policy in suite.policies()],
         "scenarios": [
             {
                 "scenario": scenario.name,
@@ -351,6 +375,7 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
             }
             for model, scenario in suite.distinct_scenarios()
         ],
+        **({"calibrations": [pair.name for pair in suite.pairs]} if suite.calibrates else {}),
         **({"sweeps": [sweep.document() for sweep in suite.sweeps]} if suite.sweeps else {}),
     }
 

@@ -137,7 +137,7 @@ def guard_batches(
 
 def n_guard_windows(windows: WindowSet, plan: MeasurementPlan, *, given: bool) -> int:
     """How many windows, of choices examples, there are for guards to look at."""
-    is_there = windows.calibration or given or plan.windows.pool == "tuning"
+    is_there = windows.calibration or given or plan.windows.pool != "certification"
     return n_counted(guard_windows(windows, plan)) if is_there else 0
 
 

@@ -365,6 +365,11 @@ class Bench:
             )
         _ = self.baseline
 
+    def hand_over(self) -> LoadedModel | None:
+        """The resident for another bench, proved to be as it was loaded; None where it is not."""
+        proved = self._loaded is not None and not self._lent and self.unchanged()
+        return self._loaded if proved else None
+
     def drop(self) -> None:
         """Forget the resident model; the next use loads it afresh."""
         self._loaded = None

@@ -71,10 +71,10 @@ def guard_windows_short(
 def guard_window_floor(facts: Facts, policy: DecisionPolicy) -> int | None:
     """The floor of guard windows in force, of choices in examples.
 
-    None where none was planned, and of the tuning pool, whose counts are the most that is taken.
+    None where none was planned, and of the other pools, whose counts are the most that is taken.
     """
     windows = facts.plan.get("windows", {})
     planned: int | None = windows.get("guard_windows")
-    if planned is None or windows.get("pool") == "tuning":
+    if planned is None or windows.get("pool", "certification") != "certification":
         return None
     return math.ceil(policy.floors.guard_window_share * planned)

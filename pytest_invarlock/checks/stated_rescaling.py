@@ -80,9 +80,9 @@ def _sums(facts: Facts, arm: Arm, ab: Mapping[str, Any] | None) -> str | None:
         tokens[name] = tokens.get(name, 0) + count
     if len(set(ab["documents"])) < len(ab["documents"]):
         return "a gain of rescalings counts a document twice"
-    # Ready-made windows lend some of their documents to the guards, and so does the tuning pool.
+    # Ready-made windows lend some of their documents to the guards, and so do other pools.
     lends = (facts.plan.get("source") or {}).get("provider") == "given"
-    lends = lends or facts.plan["windows"].get("pool") == "tuning"
+    lends = lends or facts.plan["windows"].get("pool", "certification") != "certification"
     if not lends and set(ab["documents"]) != set(tokens):
         return f"the gain of rescalings is of other documents than the {arm} arm's"
     if any(tokens.get(k) != v for k, v in zip(ab["documents"], ab["tokens"], strict=True)):

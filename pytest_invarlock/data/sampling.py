@@ -51,27 +51,33 @@ def arms_of(documents: Sequence[Document], contents: Sequence[bytes], seed: int)
     return arms
 
 
-def tuning_arms(arms: Sequence[str], contents: Sequence[bytes], seed: int) -> list[str]:
+def tuning_arms(
+    arms: Sequence[str], contents: Sequence[bytes], seed: int, *, halves_of: int | None = None
+) -> list[str]:
     """The arms of a measurement on the tuning arm alone: ``preview``, ``final``, else ``unused``.
 
     Args:
         arms: of every document, as `arms_of` gives them.
         contents: of every document; one that another arm holds too is not used.
         seed: the data seed; documents are split in seeded content order.
+        halves_of: the draw of a calibration, which splits in halves of its own; None tunes.
 
     Raises:
         DataError: ``DATA_TOO_SMALL`` where the tuning arm cannot give both arms two documents.
     """
     elsewhere = {content for arm, content in zip(arms, contents, strict=True) if arm != "tuning"}
     own = [i for i, arm in enumerate(arms) if arm == "tuning" and contents[i] not in elsewhere]
-    n_preview = max(LEAST_DOCUMENTS, math.ceil(len(own) * TUNING_PREVIEW_SHARE))
+    share, purpose = TUNING_PREVIEW_SHARE, "tuning"
+    if halves_of is not None:
+        share, purpose = 0.5, f"calibration|{halves_of}"
+    n_preview = max(LEAST_DOCUMENTS, math.ceil(len(own) * share))
     if len(own) < n_preview + LEAST_DOCUMENTS:
         raise DataError(
             f"the tuning arm holds {len(own)} of {len(arms)} documents",
             remedy="name data of more documents with --invarlock-dataset",
             code="DATA_TOO_SMALL",
         )
-    order = sorted(own, key=lambda i: (_key(seed, "tuning", contents[i]), i))
+    order = sorted(own, key=lambda i: (_key(seed, purpose, contents[i]), i))
     split = ["unused"] * len(arms)
     for rank, index in enumerate(order):
         split[index] = "preview" if rank < n_preview else "final"
@@ -94,14 +100,14 @@ def sample(
     ``max_windows_per_document``. Pieces of equal content count once, and those whose content is
     ``taken``, by the other arm, not at all.
 
-    From the tuning pool as many are drawn as it holds, at most those asked for, but not none.
+    From the other pools as many are drawn as they hold, at most those asked for, but not none.
 
     Raises:
         DataError: ``DATA_TOO_SMALL`` naming arm and counts; ``noun`` is what is counted.
     """
     wanted = selection.preview_windows if arm == "preview" else selection.final_windows
     unique = _in_turn(arm, candidates, contents, selection, draw, taken)
-    if selection.pool == "tuning":
+    if selection.pool != "certification":
         if not unique:
             raise DataError(
                 f"the tuning arm holds no {noun} for the {arm} arm that no other arm holds too, in "

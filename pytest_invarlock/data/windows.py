@@ -86,11 +86,12 @@ def draw_windows(
     # By what documents say: another tokenizer then draws the same places of the same documents.
     keys = [document.content() for document in documents]
     split = arm_of = arms_of(documents, keys, selection.seed)
-    if selection.pool == "tuning":
-        arm_of = tuning_arms(split, keys, selection.seed)
+    if selection.pool != "certification":
+        halves_of = draw if selection.pool == "calibration" else None
+        arm_of = tuning_arms(split, keys, selection.seed, halves_of=halves_of)
     cut = {arm: cutter.cut(_members(arm_of, arm)) for arm in ARMS}
     cut_notes = cutter.notes
-    if selection.pool == "tuning":
+    if selection.pool != "certification":
         cut, n_shared = _without(cut, _contents_elsewhere(cutter, split))
         if n_shared:
             cut_notes += (f"{n_shared} windows are left out: another arm holds them too",)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_invarlock.calibration.preset_file import FOLDER, preset_path
+from pytest_invarlock.calibration.requirement import with_calibrations
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
 from pytest_invarlock.certificate.probes import FILES as PROBE_FILES
 from pytest_invarlock.certificate.probes import make_probe, probes_of
@@ -24,6 +26,7 @@ from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.strict_json import digest, loads
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.plan import PlannedScenario
+from pytest_invarlock.policy.calibrated_preset import PREFIX
 from pytest_invarlock.policy.decision_policy import (
     DecisionPolicy,
     policies_by_scenario,
@@ -50,6 +53,7 @@ VERDICT_TEXT = f"{RESULTS}/final_verdict.txt"
 RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
 REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
 PROBE_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/(?P<schema>rmt_probe|ve_probe)\.json")
+PRESET_NAME = re.compile(rf"{FOLDER}/{PREFIX}[^/]+\.json")
 MAX_DOCUMENT_BYTES = 64 * 2**20
 HOSTILE = (ArithmeticError, TypeError, LookupError, ValueError)
 """What numbers and names that satisfy the schemas may still provoke in the arithmetic on them."""
@@ -80,6 +84,8 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
             wanted[name] = "record"
         elif REPORT_NAME.fullmatch(name):
             wanted[name] = "certificate"
+        elif PRESET_NAME.fullmatch(name):
+            wanted[name] = "calibrated_preset"
         elif probe := PROBE_NAME.fullmatch(name):
             wanted[name] = probe["schema"]
     findings = []
@@ -269,6 +275,14 @@ def _compare_probes(
     return findings
 
 
+def _calibrations(pack: VerifiedPack) -> tuple[list[str], dict[str, Any]]:
+    """The models whose calibration was planned, and the presets that are packed."""
+    models = _document(pack, SCENARIOS).get("calibrations", [])
+    paths = {model: preset_path(model) for model in models}
+    there = {model: path for model, path in paths.items() if path in pack.names()}
+    return models, {model: _document(pack, path) for model, path in there.items()}
+
+
 def _compare_verdict(
     pack: VerifiedPack,
     stated: Mapping[str, Any],
@@ -277,7 +291,7 @@ def _compare_verdict(
     decisions: Sequence[Decision],
     policies: Mapping[tuple[str, str], DecisionPolicy],
 ) -> list[Finding]:
-    verdict = decide_run(planned, decisions, policies)
+    verdict = with_calibrations(decide_run(planned, decisions, policies), *_calibrations(pack))
     findings = _compare_summaries(pack, verdict.signals)
     expected = {
         **verdict.document(),
@@ -376,6 +390,7 @@ def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Fi
 def _unexplained_files(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
     """A pack holds what its records need, and nothing beside it."""
     explained = {*_SCHEMAS, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES}
+    explained |= {preset_path(model) for model in _calibrations(pack)[0]}
     for record in records:
         facts = record.facts
         base = f"records/{slug(facts.model)}/{slug(facts.scenario)}/run_{facts.draw}"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_invarlock.calibration.preset_file import FOLDER
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
 from pytest_invarlock.certificate.probes import FILES, make_probe
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
@@ -31,6 +32,7 @@ from pytest_invarlock.evidence.strict_json import pretty
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.policy.decision_policy import policies_digest
 from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
+from pytest_invarlock.run_summary import calibrated_models
 from pytest_invarlock.run_text import markdown
 from pytest_invarlock.signal_summary import SUMMARIES
 from pytest_invarlock.timing_summary import TIMING_SUMMARY, timing_summary
@@ -162,6 +164,7 @@ def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | P
     }
     for folder, patterns in (
         ("records", ("*.record.json", "*.npz")),
+        (FOLDER, ("*.json",)),
         ("reports", ("evaluation.report.json", "report.md", *FILES.values())),
     ):
         for pattern in patterns:
@@ -180,6 +183,7 @@ def _scenarios(summary: RunSummary) -> dict[str, Any]:
         "suite": summary.name,
         "planned": [entry.document() for entry in summary.planned],
         "scenarios": [scenario for plan in summary.plans for scenario in plan["scenarios"]],
+        **({"calibrations": models} if (models := calibrated_models(summary.plans)) else {}),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.calibrated_preset import is_calibrated
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.schema_check import check_document
@@ -48,11 +49,16 @@ class Preset:
 
 
 def chosen_preset(value: Mapping[str, Any], settings: Settings, folder: Path) -> Preset | None:
-    """The preset of ``--invarlock-preset``, else of a suite document in ``folder``; or None."""
+    """The preset of ``--invarlock-preset``, else of a suite document in ``folder``; or None.
+
+    One that a calibration wrote holds limits and no data: `calibrated_preset` reads it.
+    """
     named = settings.text("preset")
-    if named is not None:
+    if named is not None and not is_calibrated(named):
         return load_preset(named)
-    return load_preset(value["preset"], folder) if "preset" in value else None
+    if "preset" not in value or is_calibrated(value["preset"], folder):
+        return None
+    return load_preset(value["preset"], folder)
 
 
 def load_preset(reference: str, folder: Path | None = None) -> Preset:

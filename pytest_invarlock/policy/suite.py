@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.path_names import check_distinct
 from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
+from pytest_invarlock.policy.calibrated_preset import chosen_calibrated, policies_of_pairs
+from pytest_invarlock.policy.calibration import ITEM, Calibration, read_calibration, unselected
+from pytest_invarlock.policy.calibration import KEY as CALIBRATION
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
 from pytest_invarlock.policy.demanded_plan import demanded_plan
 from pytest_invarlock.policy.extended_document import extended
@@ -64,7 +67,9 @@ class Suite:
     pair and scenario, those that another model measures with other parameters. ``clean``
     holds the scenarios whose parameters were looked up, as their file has them; with ``tunes``
     these are searched instead of the suite being run. With ``sweeps`` the scenarios are just
-    their doses.
+    their doses. ``calibration`` says how each model's preset is derived, None where none is;
+    ``own_policies`` holds, by a pair's name, its policy where a calibrated preset was given or is
+    derived.
     """
 
     name: str
@@ -80,6 +85,21 @@ class Suite:
     clean: tuple[Scenario, ...] = ()
     tunes: bool = False
     sweeps: tuple[Sweep, ...] = ()
+    calibration: Calibration | None = None
+    own_policies: Mapping[str, DecisionPolicy] = field(default_factory=dict)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether each model has an item that derives its preset."""
+        return self.calibration is not None
+
+    def policy_of(self, pair: Pair) -> DecisionPolicy:
+        """The policy that judges ``pair``: the suite's, or the one of the pair's own preset."""
+        return self.own_policies.get(pair.name, self.policy)
+
+    def policies(self) -> list[DecisionPolicy]:
+        """Every policy of the suite; each scenario stands in one of them."""
+        return list(self.own_policies.values()) or [self.policy]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -134,10 +154,21 @@ class Suite:
                 if scenario.edit is not None
             ]
         return [
-            f"{self.node_prefix}::{pair.name}::{scenario.name}::{check}"
-            for pair, scenario in self.planned()
-            for check in self.checks(pair, scenario)
+            node_id
+            for pair in self.pairs
+            for node_id in (
+                *([self.calibration_node(pair)] if self.calibrates else []),
+                *(
+                    f"{self.node_prefix}::{pair.name}::{scenario.name}::{check}"
+                    for scenario in self.scenarios_of(pair)
+                    for check in self.checks(pair, scenario)
+                ),
+            )
         ]
+
+    def calibration_node(self, pair: Pair) -> str:
+        """The node id of the item that derives the preset of ``pair``."""
+        return f"{self.node_prefix}::{pair.name}::{CALIBRATION}::{ITEM}"
 
 
 def shipped_suites() -> list[str]:
@@ -216,6 +247,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
         plan=plan,
         policy=policy,
         draws=settings.number("repeats") or 1,
+        own_policies=policies_of_pairs(policy, chosen_calibrated({}, settings, rootpath, (pair,))),
     )
 
 
@@ -286,6 +318,10 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         policy = build_policy(value, settings, expectations, folder)
         probes = {probe for entry in entries for probe in entry.scenario.probes}
         plan = demanded_plan(value, settings, folder, policy, probes)
+        presets = chosen_calibrated(value, settings, folder, pairs)
+    calibration = None
+    if not (presets or sweeps or settings.flag("tune") or is_run_configuration(document.value)):
+        calibration = _calibration(document, settings, folder, pairs)
     return Suite(
         name=value["name"],
         node_prefix=prefix,
@@ -311,7 +347,21 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         clean=clean,
         tunes=settings.flag("tune"),
         sweeps=sweeps,
+        calibration=calibration,
+        own_policies=policies_of_pairs(
+            policy, presets if calibration is None else dict.fromkeys(p.name for p in pairs)
+        ),
     )
+
+
+def _calibration(
+    document: YamlDocument, settings: Settings, folder: Path, pairs: Sequence[Pair]
+) -> Calibration | None:
+    if CALIBRATION not in document.value:
+        return None
+    entries = scenario_entries(document, unselected(settings), folder)
+    own, _ = _clean_edits(pairs, entries, settings)
+    return read_calibration(document, entries, own, pairs)
 
 
 def _clean_edits(

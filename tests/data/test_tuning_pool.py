@@ -172,3 +172,30 @@ def test_examples_are_counted_and_not_their_choices(draw: Any) -> None:
     windows = draw(TUNING, texts, metric="accuracy")
     assert (windows.n_drawn("preview"), len(windows.preview)) == (2, 4)
     assert (windows.n_drawn("final"), len(windows.final)) == (7, 14)
+
+
+# The calibration pool: the same documents, in halves that every draw makes anew.
+
+
+def test_a_calibration_reads_the_tuning_documents_alone_in_halves_of_its_own(
+    word_tokenizer: Any, texts_provider: Any
+) -> None:
+    texts = documents()
+    keys = [document.content() for document in texts]
+    tuning = {i for i, arm in enumerate(arms_of(texts, keys, SELECTION.seed)) if arm == "tuning"}
+    selection = replace(SELECTION, pool="calibration")
+    drawn = [
+        draw_windows(texts_provider(texts), word_tokenizer(), selection, draw=draw)
+        for draw in range(3)
+    ]
+    for windows in drawn:
+        assert places(windows) <= tuning
+        assert windows.n_documents == {"preview": 15, "final": 15}
+    previews = {frozenset(int(w.targets[-1]) // 1000 for w in w_set.preview) for w_set in drawn}
+    assert len(previews) == 3
+
+
+def test_too_few_documents_for_a_calibration_are_an_error() -> None:
+    arms, contents = ["tuning"] * 3, [b"a", b"b", b"c"]
+    with pytest.raises(DataError, match="the tuning arm holds 3 of 3 documents"):
+        tuning_arms(arms, contents, 0, halves_of=0)

@@ -137,6 +137,7 @@ def test_what_spectral_demands_by_default() -> None:
         "family_caps": {"ffn": 2.5, "attn": 2.8, "embed": 3.0, "other": 3.0},
         "deadband": dict.fromkeys(("ffn", "attn", "embed", "other"), 0.10), "max_caps": 0,
         "sigma_quantile": 0.95, "max_spectral_norm": None, "min_coverage": 0.95,
+        "family_limits": {},
     }  # fmt: skip
 
 
@@ -316,3 +317,33 @@ def test_the_seeds_blocks_are_read_as_if_they_were_not_there() -> None:
     )
     assert said(read, {"discovery": {"a": 1}, "gating": {"a": 1}}) == "gating.a: given twice"
     assert read({"log_rms": limits(1, 2, 3)}).log_rms == GroupLimits(1.0, 2.0, 3.0)
+
+
+# Limits of a family.
+
+
+def test_a_limit_of_a_family_holds_where_it_is_the_lower_one() -> None:
+    own = {"ffn": {"ln_sigma": {"strict": 0.002, "open": 9.0}}}
+    policy = SpectralPolicy.from_mapping({"family_limits": own})
+    default = SpectralPolicy()
+    assert policy.limit("ln_sigma", "cast", "ffn") == 0.002
+    for statistic, kind, family in (
+        ("ln_sigma", "cast", "attn"),
+        ("ln_sigma", "prune", "ffn"),
+        ("ln_sigma", "any", "ffn"),
+        ("ln_frobenius", "cast", "ffn"),
+    ):
+        assert policy.limit(statistic, kind, family) == default.limit(statistic, kind, family)
+
+
+def test_what_is_no_limit_of_a_family_is_named() -> None:
+    cases: tuple[tuple[Any, str], ...] = (
+        (3, "family_limits: a mapping, not 3"),
+        ({"mlp": {}}, "unknown key 'mlp'"),
+        ({"ffn": 3}, "family_limits.ffn: a mapping, not 3"),
+        ({"ffn": {"sigma": {}}}, "unknown key 'sigma'"),
+        ({"ffn": {"ln_sigma": {"loose": 1}}}, "unknown key 'loose'"),
+        ({"ffn": {"ln_sigma": {"open": 0}}}, "family_limits.ffn.ln_sigma.open: a number above 0"),
+    )
+    for value, text in cases:
+        assert said(SpectralPolicy.from_mapping, {"family_limits": value}).startswith(text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from invarlock_guards.judge.kinds import group_of
+from invarlock_guards.judge.kinds import KindGroup, group_of
 from invarlock_guards.judge.policy_values import (
     GroupLimits,
     positive,
@@ -45,6 +45,8 @@ class SpectralPolicy:
         sigma_quantile: the quantile of |z| over matrices that is reported.
         max_spectral_norm: a changed matrix's largest singular value may not exceed it; None: any.
         min_coverage: share of the parameters in scope that must have been compared.
+        family_limits: by family, statistic and group of kinds, a limit that holds where it is below
+            the one above; it never widens one.
     """
 
     ln_sigma: GroupLimits = LN_SIGMA
@@ -62,6 +64,7 @@ class SpectralPolicy:
     sigma_quantile: float = 0.95
     max_spectral_norm: float | None = None
     min_coverage: float = 0.95
+    family_limits: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in STATISTICS:
@@ -82,6 +85,7 @@ class SpectralPolicy:
             positive(key, share(key, getattr(self, key)))
         if self.max_spectral_norm is not None:
             positive("max_spectral_norm", self.max_spectral_norm)
+        _check_family_limits(self.family_limits)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SpectralPolicy:
@@ -118,6 +122,8 @@ class SpectralPolicy:
         """The limit of ``statistic`` (of `STATISTICS`) for a matrix of ``family``."""
         limits: GroupLimits = getattr(self, statistic)
         found = limits.of(kind)
+        own = self.family_limits.get(family, {}).get(statistic, {}).get(group_of(kind), found)
+        found = min(found, own)
         return min(found, self.deadband[family]) if statistic == "ln_sigma" else found
 
     def outer_limit(self, kind: str) -> float | None:
@@ -127,6 +133,18 @@ class SpectralPolicy:
     def families(self) -> list[str]:
         """The families whose matrices are judged."""
         return [f for f in FAMILIES if f != "embed" and self.scope in ("all", f)]
+
+
+def _check_family_limits(limits: object) -> None:
+    """Raise ValueError, naming the key, for an unknown name or what is no limit."""
+    for family, by_statistic in _table("family_limits", limits).items():
+        unknown_keys(dict.fromkeys(FAMILIES), {family: None})
+        place = f"family_limits.{family}"
+        for statistic, by_group in _table(place, by_statistic).items():
+            unknown_keys(dict.fromkeys(STATISTICS), {statistic: None})
+            for group, value in _table(f"{place}.{statistic}", by_group).items():
+                unknown_keys(dict.fromkeys(get_args(KindGroup)), {group: None})
+                positive(f"{place}.{statistic}.{group}", value)
 
 
 def _table(key: str, value: object) -> Mapping[str, Any]:
