@@ -63,6 +63,13 @@ class RunSummary:
         return any(plan.get("sweeps") for plan in self.plans)
 
     @property
+    def is_calibration(self) -> bool:
+        """Whether presets were derived and nothing else was asked for."""
+        return (
+            self.status == "complete" and not self.planned and bool(calibrated_models(self.plans))
+        )
+
+    @property
     def sweep_failed(self) -> bool:
         """Whether a dose could not be measured, or a whole sweep lacks one."""
         if not self.is_sweep:
@@ -80,6 +87,8 @@ class RunSummary:
         """The verdict in a word, or why there is none."""
         if self.is_sweep:
             return "SWEEP, NO VERDICT"
+        if self.is_calibration:
+            return "CALIBRATED, NO VERDICT"
         return self.verdict.verdict if self.verdict is not None else self.status.upper()
 
     def policy(self, decision: Decision) -> DecisionPolicy:
@@ -156,11 +165,13 @@ def summarise(
     )
     node_ids = {node_id for plan in plans for node_id in plan["node_ids"]}
     status: Status = cut or ("complete" if node_ids <= ran else "partial")
-    # Doses are informational whatever the suite demands of their scenario: they certify nothing.
+    models = calibrated_models(plans)
+    # Doses are informational whatever the suite demands of their scenario: they certify nothing,
+    # nor does a calibration on its own.
     judged = status == "complete" and not any(plan.get("sweeps") for plan in plans)
+    judged = judged and bool(planned or not models)
     verdict = decide_run(planned, decisions, policies) if judged else None
     if verdict is not None:
-        models = calibrated_models(plans)
         verdict = with_calibrations(verdict, models, read_presets(run.path, models))
     prefix = plans[0]["node_prefix"] if plans else None
     return RunSummary(

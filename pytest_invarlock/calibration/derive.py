@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -147,7 +148,7 @@ def derive(runs: Iterable[BenignRun], tier: TierLimits) -> tuple[DerivedLimit, .
         *(
             _bounded(
                 ("guards", "rmt", "epsilon_by_family", family),
-                _by_subject(edits, lambda run, family=family: run.growth.get(family)),
+                _by_subject(edits, partial(_growth_of, family)),
                 limit,
             )
             for family, limit in sorted(tier.epsilon.items())
@@ -155,6 +156,10 @@ def derive(runs: Iterable[BenignRun], tier: TierLimits) -> tuple[DerivedLimit, .
         *_by_group(edits, ("guards", "variance", "log_rms"), lambda run: run.log_rms, tier.log_rms),
         _least_effect(edits, tier.min_effect),
     )
+
+
+def _growth_of(family: str, run: BenignRun) -> float | None:
+    return run.growth.get(family)
 
 
 def _drift(edits: Sequence[BenignRun], band: float) -> DerivedLimit:

@@ -9,7 +9,7 @@ from pytest_invarlock.calibration.benign_run import BenignRun
 from pytest_invarlock.calibration.derive import derived_again
 from pytest_invarlock.policy.calibrated_preset import META
 from pytest_invarlock.policy.calibration import KEY
-from pytest_invarlock.verdict import Requirement
+from pytest_invarlock.run_requirements import Requirement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.suite_scenarios import ScenarioEntry
 
 CALIBRATE_ONLY = "calibrate-only"
+RUN_ONLY = "run-only"
 ERRORS_ONLY = "errors-only"
 ERROR = "error"
 
@@ -20,20 +21,13 @@ ERROR = "error"
 def of_mode(entries: Sequence[ScenarioEntry], name: str, settings: Settings) -> list[ScenarioEntry]:
     """Those of ``entries``, of the suite ``name``, that belong to the mode asked for.
 
-    ``errors-only`` keeps the scenarios of category error; ``full`` and ``run-only`` keep all.
+    ``errors-only`` keeps the scenarios of category error; every other mode keeps all.
 
     Raises:
-        ConfigError: ``calibrate-only``, since no suite has a calibration; or nothing is left.
+        ConfigError: nothing is left.
     """
     # Whether the word is one is for `Settings.check`, before anything is read.
-    mode = settings.text("mode")
-    if mode == CALIBRATE_ONLY:
-        raise ConfigError(
-            f"{settings.made['mode'].origin}: {name} has no calibration",
-            remedy="use full, run-only or errors-only",
-            code="NO_CALIBRATION",
-        )
-    if mode != ERRORS_ONLY:
+    if settings.text("mode") != ERRORS_ONLY:
         return list(entries)
     errors = [entry for entry in entries if entry.expectation.category == ERROR]
     if not errors:
@@ -44,6 +38,29 @@ def of_mode(entries: Sequence[ScenarioEntry], name: str, settings: Settings) -> 
             code="NO_ERRORS",
         )
     return errors
+
+
+def derives_presets(settings: Settings) -> bool:
+    """Whether the mode asked for derives presets, where the suite has a calibration."""
+    return settings.text("mode") not in (RUN_ONLY, ERRORS_ONLY)
+
+
+def calibrates_only(settings: Settings, name: str, *, calibrated: bool) -> bool:
+    """Whether nothing but the calibration of the suite ``name`` is asked for.
+
+    Raises:
+        ConfigError: it is, and the suite is not ``calibrated``.
+    """
+    if settings.text("mode") != CALIBRATE_ONLY:
+        return False
+    if not calibrated:
+        raise ConfigError(
+            f"{settings.made['mode'].origin}: {name} has no calibration",
+            remedy="give it the key calibration and name no preset, or use full, run-only or "
+            "errors-only",
+            code="NO_CALIBRATION",
+        )
+    return True
 
 
 def mode_notes(settings: Settings) -> tuple[str, ...]:

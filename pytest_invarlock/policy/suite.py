@@ -27,7 +27,12 @@ from pytest_invarlock.policy.run_configuration import (
     run_notes,
     suite_value,
 )
-from pytest_invarlock.policy.run_mode import mode_notes, of_mode
+from pytest_invarlock.policy.run_mode import (
+    calibrates_only,
+    derives_presets,
+    mode_notes,
+    of_mode,
+)
 from pytest_invarlock.policy.schema_check import check_document
 from pytest_invarlock.policy.suite_scenarios import (
     ScenarioEntry,
@@ -223,6 +228,7 @@ def compare_suite(settings: Settings, rootpath: Path) -> Suite:
     if settings.flag("tune"):
         check_tunable((), (), "a comparison of checkpoints")
     of_mode((), "a comparison of checkpoints", settings)
+    calibrates_only(settings, "a comparison of checkpoints", calibrated=False)
     refuse_sweeps(settings, "a comparison of checkpoints has no dose", "sweep a suite's scenario")
     labels = _unique([display_name(subject) for subject in subjects])
     kind = settings.choice("kind", KINDS)
@@ -320,8 +326,12 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
         plan = demanded_plan(value, settings, folder, policy, probes)
         presets = chosen_calibrated(value, settings, folder, pairs)
     calibration = None
-    if not (presets or sweeps or settings.flag("tune") or is_run_configuration(document.value)):
+    if derives_presets(settings) and not (
+        presets or sweeps or settings.flag("tune") or is_run_configuration(document.value)
+    ):
         calibration = _calibration(document, settings, folder, pairs)
+    if calibrates_only(settings, document.name, calibrated=calibration is not None):
+        entries = []
     return Suite(
         name=value["name"],
         node_prefix=prefix,

@@ -53,6 +53,11 @@ def closing_lines(summary: RunSummary) -> list[str]:
         return [f"ERROR: {summary.problem}", f"reports: {folder}"]
     if summary.is_sweep:
         return [*_cut_short(summary), NO_CERTIFICATION, f"reports: {folder}"]
+    if summary.is_calibration:
+        return [
+            f"presets: {folder}/presets (use them: --invarlock-preset={folder}/presets)",
+            "a calibration certifies nothing: no verdict, no evidence pack",
+        ]
     if not summary.complete:
         (why,) = _cut_short(summary)
         return [f"{why}: no verdict, no evidence pack", f"reports: {folder}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,16 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.strict_json import canonical
 from pytest_invarlock.policy.calibrated_preset import META
 from pytest_invarlock.policy.resources import schema
-from pytest_invarlock.verdict import Requirement, RunVerdict
+from pytest_invarlock.run_requirements import Requirement
+from pytest_invarlock.verdict import decide_run
 
 from .made import decision, preset
 
-PASS = RunVerdict("PASS", (Requirement("evidence_present", True, "1 records"),))
+PASS = replace(
+    decide_run([], [], {}),
+    verdict="PASS",
+    requirements=(Requirement("evidence_present", True, "1 records"),),
+)
 
 
 def test_a_missing_preset_fails_the_run() -> None:
@@ -71,7 +77,7 @@ def test_calibrations_that_hold_leave_the_verdict_and_add_a_line() -> None:
     assert verdict.verdict == "PASS"
     assert verdict.requirements[-1].text == "1 of 1 models have limits that held"
     assert with_calibrations(PASS, [], {}) is PASS
-    failed = RunVerdict("INCONCLUSIVE", PASS.requirements)
+    failed = replace(PASS, verdict="INCONCLUSIVE")
     assert with_calibrations(failed, ["m"], {"m": preset("m")}).verdict == "INCONCLUSIVE"
     assert with_calibrations(failed, ["m"], {}).verdict == "FAIL"
 

@@ -81,3 +81,18 @@ def test_derived_first_written_packed_and_reused(repository: Repository) -> None
     assert again.ret == pytest.ExitCode.OK
     assert ITEM not in str(again.stdout)
     again.stdout.fnmatch_lines([f"{SUITE_FILE}::builtin:llama::noop::spectral"])
+
+
+def test_calibration_alone_writes_its_preset_and_has_no_verdict(repository: Repository) -> None:
+    repository.suite("noop", head=HEAD)
+    result = repository.run(SUITE_FILE, *QUIET, "--invarlock-mode=calibrate-only")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["*invarlock small: CALIBRATED, NO VERDICT*", "presets: invarlock-out/small-*"]
+    )
+    result.stdout.no_fnmatch_line("*::verdict*")
+    assert (repository.verdict()["verdict"], repository.verdict()["status"]) == (None, "complete")
+    assert not list(repository.latest.rglob("*.record.json"))
+    assert not (repository.latest / "evidence_pack").exists()
+    (written,) = (repository.latest / "presets").glob("*.yaml")
+    assert "usable: true" in written.read_text()

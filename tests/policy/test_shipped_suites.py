@@ -174,6 +174,27 @@ def test_a_mode_that_leaves_nothing_is_refused(
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("mode", "n_calibrations", "scenarios"),
+    [
+        ("full", 1, ["a", "nan_injection"]),
+        ("calibrate-only", 1, []),
+        ("run-only", 0, ["a", "nan_injection"]),
+        ("errors-only", 0, ["nan_injection"]),
+    ],
+)
+def test_the_calibration_of_a_suite_is_part_of_two_modes(
+    tmp_path: Path, mode: str, n_calibrations: int, scenarios: list[str]
+) -> None:
+    suite = load(tmp_path, f"calibration: {{runs: 2}}\nscenarios:\n{NOOP}{FAULT}", mode=mode)
+    plan = suite_plan(suite)
+    assert len(plan.get("calibrations", ())) == n_calibrations
+    assert [planned["scenario"] for planned in plan["planned"]] == scenarios
+    ids = suite.node_ids()
+    assert sum(node_id.endswith("::calibration::preset") for node_id in ids) == n_calibrations
+    assert bool(len(ids) - n_calibrations) is bool(scenarios)
+
+
 @pytest.mark.parametrize("word", ["error-only", "faults"])
 def test_a_wrong_mode_lists_the_four(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
