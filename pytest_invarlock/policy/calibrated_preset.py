@@ -69,7 +69,8 @@ def is_calibrated(reference: str, folder: Path | None = None) -> bool:
     """Whether a setting ``preset`` names a calibrated preset, or a directory that holds some."""
     path = (folder or Path.cwd()) / reference
     if path.is_dir():
-        return any(entry.suffix in SUFFIXES for entry in path.glob(f"{PREFIX}*"))
+        # The original's presets are called alike.
+        return any(is_calibrated(entry.name, path) for entry in path.glob(f"{PREFIX}*"))
     if path.suffix not in SUFFIXES or not path.is_file():
         return False
     meta = load_yaml(path).value.get(META)
