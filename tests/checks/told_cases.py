@@ -192,8 +192,39 @@ judged(
     sequential=lambda: sequential_facts(spread(0.0, 0.05, 64)),
     accuracy=accuracy_facts,
 )  # fmt: skip
+OTHER_METRIC = {"alpha": 0.1, "bootstrap_alpha": 0.2, "bootstrap_replicates": 199}
+OTHER_TAIL = replace(
+    TAIL, threshold_nats=0.4, benign_rate=0.02, false_alarm=0.1, harm_rate=0.1, alpha=0.2
+)
+judged(
+    primary_metric,
+    other_levels=(several, metric_policy(**OTHER_METRIC, ratio_limit=1.03)),
+    other_levels_both=(several, metric_policy(**OTHER_METRIC, direction="equivalence")),
+    accuracy_in_whole_numbers=lambda: tied(19),
+)
+judged(
+    tail_check,
+    other_levels=(lambda: tails(128, 5, 0.5), policy(tail=OTHER_TAIL)),
+    other_levels_open=(lambda: tails(64, 1, 0.5), policy(tail=replace(
+        OTHER_TAIL, harm_rate=0.03, min_documents=64, min_windows=65))),
+    windows_open=(lambda: tails(64, 1, 1.0), policy(tail=replace(TAIL, min_windows=64))),
+)  # fmt: skip
+judged(
+    drift_check,
+    other_levels=(lambda: arms(0.1, 0.0, sd=0.3), policy(drift=replace(
+        DRIFT, band=1.02, fail_alpha=0.001, warn_alpha=0.2))),
+)  # fmt: skip
+judged(
+    sequential_ratio,
+    other_levels=(lambda: sequential_facts(spread(0.0, 0.05, 64)),
+                  policy(primary_metric=replace(METRIC, alpha=0.2), tail=OTHER_TAIL)),
+    without_losses=lambda: replace(
+        sequential_facts(spread(0.0, 0.05, 64)), arms={"final": arm(np.zeros(64), tokens=0)}),
+)  # fmt: skip
 judged(
     accuracy,
+    other_level=(lambda: accuracy_facts(400, 5, 2), policy(primary_metric=replace(
+        METRIC, alpha=0.2, direction="equivalence"))),
     plain=lambda: accuracy_facts(400, 3, 1),
     by_token=lengths,
     clustered=lambda: accuracy_facts(400, 12, 5, documents=np.arange(400) // 3),
