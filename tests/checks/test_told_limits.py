@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pytest_invarlock.checks import ratio_numbers
 from pytest_invarlock.checks.attested import attested_check
 from pytest_invarlock.checks.bounds import judge_interval
 from pytest_invarlock.checks.consistency import contradiction, identities
@@ -17,7 +19,7 @@ from pytest_invarlock.checks.floors import token_floor, tokens_short
 from pytest_invarlock.checks.guard_overhead import PARTS, changed_parts, guard_overhead
 from pytest_invarlock.checks.noise import noise_floor
 from pytest_invarlock.checks.ratio_numbers import MOST_DOCUMENTS, _needed, more_documents
-from pytest_invarlock.checks.stated_divergence import _agree
+from pytest_invarlock.checks.stated_divergence import _agree, _disagreement
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.policy.decision_policy import Floors
 from pytest_invarlock.records import Facts
@@ -242,3 +244,37 @@ def test_an_attested_guard_that_nobody_planned() -> None:
         "yours", Outcome.ERROR, "not_evaluated",
         "the policy demands yours, and the record holds no answer of it",
     )  # fmt: skip
+
+
+def test_so_many_documents_as_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    final = arm([0.1, 0.2])
+    sums = document_sums(final.baseline_nll, final.subject_nll, final.tokens, final.documents)
+    for needed, told_as in ((10_000_000, 10_000_000), (10_000_001, None), (None, None)):
+        monkeypatch.setattr(ratio_numbers, "documents_needed", lambda n=needed, **_: n)
+        assert _needed(sums, 2.0, METRIC) == told_as
+
+
+def test_a_shorter_window_without_notes_is_not_explained() -> None:
+    made = windows(seq_len=512)(honest())
+    bare = replace(made, data={k: v for k, v in made.data.items() if k != "notes"})
+    assert contradiction(bare) == (
+        "windows hold 128 tokens, the plan says 512, and no note tells why"
+    )
+
+
+def test_an_altered_model_fails_where_no_mode_is_stated() -> None:
+    wrote = measured(evidence(validate=[turn("subject", "invariants", tensors="x")]))
+    assert guard_overhead(wrote, demanding(modes={})).outcome is Outcome.FAIL
+    assert guard_overhead(wrote, demanding(modes={"guard_overhead": "monitor"})).outcome is (
+        Outcome.WARN
+    )
+
+
+def test_sums_beyond_a_double_are_no_warning() -> None:
+    final = replace(arm([0.1, 0.2]), kl_nats=np.array([1.5e308, 1.5e308]))
+    stated = {"n_tokens": 2 * TOKENS, "kl_nats_mean": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _disagreement(final, stated, words=False) is None
+        infinite = replace(final, kl_nats=np.array([math.inf, -math.inf]))
+        assert _disagreement(infinite, stated, words=False) is None
