@@ -26,7 +26,7 @@ from pytest_invarlock.records import Facts
 from pytest_invarlock.stats.clusters import document_sums
 
 from .made import METRIC, OTHER, TOKENS, accuracy_facts, arm, facts, policy, sequential_facts
-from .test_attested import ABSENT, entry
+from .test_attested import ABSENT, WHO, entry
 from .test_consistency import honest, plan, windows
 from .test_guard_overhead import demanding, evidence, measured, state, turn
 
@@ -278,3 +278,11 @@ def test_sums_beyond_a_double_are_no_warning() -> None:
         assert _disagreement(final, stated, words=False) is None
         infinite = replace(final, kl_nats=np.array([math.inf, -math.inf]))
         assert _disagreement(infinite, stated, words=False) is None
+
+
+def test_a_guard_has_to_be_prepared_unless_that_is_waived() -> None:
+    unready = ABSENT | {"problem": ABSENT["problem"] | {"step": "prepare"}}
+    made = plan(foreign_guards={"mine": WHO})(facts(attested={"mine": unready}))
+    assert attested_check("mine", made, "monitor").outcome is Outcome.ERROR
+    waived = attested_check("mine", made, "monitor", strict_prepare=False)
+    assert waived.outcome is Outcome.WARN

@@ -218,6 +218,9 @@ judged(
     sequential_ratio,
     other_levels=(lambda: sequential_facts(spread(0.0, 0.05, 64)),
                   policy(primary_metric=replace(METRIC, alpha=0.2), tail=OTHER_TAIL)),
+    at_catastrophe=(lambda: sequential_facts(np.zeros(64), arms=flat(0.5).arms,
+                                             data={"seq_len": 129}),
+                    metric_policy(catastrophic_ratio=math.exp(0.5))),
     without_losses=lambda: replace(
         sequential_facts(spread(0.0, 0.05, 64)), arms={"final": arm(np.zeros(64), tokens=0)}),
 )  # fmt: skip

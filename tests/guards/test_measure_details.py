@@ -30,6 +30,7 @@ from invarlock_guards.measure.checkpoint_difference import tensor_difference
 from invarlock_guards.measure.checkpoint_files import CheckpointFiles, read_checkpoint
 from invarlock_guards.measure.checkpoint_layout import CheckpointLayout, stored_names
 from invarlock_guards.measure.checkpoint_structure import CheckpointSide, checkpoint_structure
+from invarlock_guards.measure.forced_branches import _both, _exact
 from invarlock_guards.measure.invariants import InvariantsGuard
 from invarlock_guards.measure.neuron_matching import Rows, _unit
 from invarlock_guards.measure.recorded_batch import RecordedBatch, Replay
@@ -270,3 +271,21 @@ def test_what_is_left_out_of_records_of_the_measure() -> None:
     assert SimpleNamespace(**defaults(CheckpointSide)) == SimpleNamespace(
         config=None, tokenizer=None
     )
+
+
+def test_float64_is_looked_for_where_it_exists() -> None:
+    def on(kind: str) -> Any:
+        return SimpleNamespace(device=SimpleNamespace(type=kind), cpu=lambda: "moved")
+
+    assert _exact(on("mps")) == "moved"
+    for kind in ("cpu", "cuda"):
+        value = on(kind)
+        assert _exact(value) is value
+
+
+def test_two_that_look_see_in_turn() -> None:
+    seen: list[str] = []
+    first, second = (lambda _v, n=n: seen.append(n) for n in ("first", "second"))
+    assert _both(None, second) is second
+    _both(first, second)(torch.ones(1))
+    assert seen == ["first", "second"]

@@ -19,7 +19,7 @@ from invarlock_guards.measure.canonical_layout import (
     _part,
     _Units,
 )
-from invarlock_guards.measure.forced_branches import _both, _exact, _Passes
+from invarlock_guards.measure.forced_branches import _Passes
 from invarlock_guards.measure.sublayers import (
     ProjectionSite,
     SubLayer,
@@ -382,21 +382,3 @@ def test_where_edges_are_measured() -> None:
         "n": "attention_mask",
     }  # fmt: skip
     assert (passes._starts, passes.edge_windows) == ([0, 2], {0, 3})
-
-
-def test_float64_is_looked_for_where_it_exists() -> None:
-    def on(kind: str) -> Any:
-        return SimpleNamespace(device=SimpleNamespace(type=kind), cpu=lambda: "moved")
-
-    assert _exact(on("mps")) == "moved"
-    for kind in ("cpu", "cuda"):
-        value = on(kind)
-        assert _exact(value) is value
-
-
-def test_two_that_look_see_in_turn() -> None:
-    seen: list[str] = []
-    first, second = (lambda _v, n=n: seen.append(n) for n in ("first", "second"))
-    assert _both(None, second) is second
-    _both(first, second)(X)
-    assert seen == ["first", "second"]
