@@ -7,6 +7,7 @@ A step is a flush to disk, a rename, or a batch of windows; `Step` n is before t
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ def session(suite: str, out: str, *flags: str, kill_at: int = 0) -> int:
         ProgressReporter.__call__ = counted(ProgressReporter.__call__)  # type: ignore[method-assign]
         status = pytest.main([*FLAGS, suite, f"--invarlock-out={out}", *flags])
         Path(f"{out}.steps").write_text(str(step))
+        Path(f"{out}.modules").write_text("\n".join(sys.modules))
         return int(status)
 
     return forked(run, Path(f"{out}.log"))
@@ -117,6 +120,13 @@ def main(suite: str, changed: str) -> None:
     status = session(suite, "whole")
     results: dict[str, Any] = {"whole": {"status": status, **outcome("whole")}, "killed": []}
     n_steps = int(Path("whole.steps").read_text())
+    # What a session imports, later ones find imported.
+    for name in Path("whole.modules").read_text().splitlines():
+        if name.startswith(("torch.", "transformers.", "scipy.", "pytest_invarlock.")):
+            with suppress(ImportError):
+                importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
     for number, step in enumerate(moments(n_steps)):
         out = f"killed_{number}"
         killed = session(suite, out, kill_at=step)

@@ -16,6 +16,7 @@ from pytest_invarlock.policy.suite import Suite, load_suite_file
 from pytest_invarlock.preflight import outlook
 from pytest_invarlock.preflight.revisions import Pins
 from pytest_invarlock.readiness import check_ready, named_suites
+from pytest_invarlock.resumption import Resumption
 from pytest_invarlock.run_directory import open_run_directory
 from pytest_invarlock.session import RunController
 from pytest_invarlock.workbench import Workbench
@@ -82,6 +83,7 @@ def test_workers_load_what_the_controller_pinned(tmp_path: Path) -> None:
         out=tmp_path / "out", session="s", stamp="20260101T000000Z", worker="gw0", workers=1,
         allow_network=False, allow_remote_code=False,
         pins=Pins.read(node.workerinput[WORKER_KEY]["pins"]), report_progress=lambda *_: None,
+        resumption=Resumption(None, "gw0", 1, False),
     )  # fmt: skip
     run = workbench.suite_run(suite)
     assert (run.state / "model_revisions.json").is_file()

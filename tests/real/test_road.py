@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pytest_invarlock.cli import main
 
@@ -48,10 +49,17 @@ def digests(run_folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("demo")
-    result = run(pytest_command("--invarlock-suite=demo", "--junitxml=junit.xml"), folder)
-    assert result.returncode == 0, result.stdout
-    return folder, result.stdout
+    """The demo's folder and output; whichever worker asks first runs it for all."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared-demo"
+    output = folder / "output.txt"
+    with FileLock(f"{folder}.lock"):
+        if not output.is_file():
+            folder.mkdir()
+            result = run(pytest_command("--invarlock-suite=demo", "--junitxml=junit.xml"), folder)
+            assert result.returncode == 0, result.stdout
+            output.write_text(result.stdout)
+    return folder, output.read_text()
 
 
 def fingerprint(folder: Path) -> str:
