@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.decision import SEVERITY, Decision, Outcome
 from pytest_invarlock.errors import InvarlockError, error_code
-from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.preflight.revisions import Pins
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.resumption import Resumption
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
 from pytest_invarlock.scenario_clock import ScenarioClock
 from pytest_invarlock.stash import ACTIVATION, WORKBENCH
+from pytest_invarlock.suite_plan import run_name, suite_plan
 
 if TYPE_CHECKING:
     import pytest
@@ -345,39 +344,6 @@ def decided(run: RunDirectory, policy: DecisionPolicy, records: tuple[Record, ..
     from pytest_invarlock.decide import decide
 
     return Measured(run, policy, records, tuple(decide(record.facts, policy) for record in records))
-
-
-def run_name(suite: Suite) -> str:
-    """What a run of ``suite`` is called; a sweep is no run of it, and never takes its name."""
-    return f"sweep-{suite.name}" if suite.sweeps else suite.name
-
-
-def suite_plan(suite: Suite) -> dict[str, Any]:
-    """What a suite sets out to do: planned set, node ids, policy, scenarios, as JSON values."""
-    return {
-        "name": run_name(suite),
-        "node_prefix": suite.node_prefix,
-        "node_ids": suite.node_ids(),
-        "planned": [
-            PlannedScenario.of_runs(pair.name, scenario.name, suite.runs_of(scenario)).document()
-            for pair, scenario in suite.planned()
-        ],
-        "policies": [policy.document() for policy in suite.policies()],
-        "scenarios": [
-            {
-                "scenario": scenario.name,
-                "kind": kind_of(scenario),
-                "edit": scenario.edit.document() if scenario.edit is not None else None,
-                **scenario.description.document(),
-                **({"probes": list(scenario.probes)} if scenario.probes else {}),
-                **({} if scenario.timeout is None else {"timeout": scenario.timeout}),
-                **({} if model is None else {"model": model}),
-            }
-            for model, scenario in suite.distinct_scenarios()
-        ],
-        **({"calibrations": [pair.name for pair in suite.pairs]} if suite.calibrates else {}),
-        **({"sweeps": [sweep.document() for sweep in suite.sweeps]} if suite.sweeps else {}),
-    }
 
 
 def workbench_of(config: pytest.Config) -> Workbench:

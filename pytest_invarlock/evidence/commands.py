@@ -74,7 +74,8 @@ def run_keygen(arguments: argparse.Namespace) -> int:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify a pack and print what was found."""
-    from pytest_invarlock.evidence.rederive import check_schemas, rederive_pack
+    from pytest_invarlock.evidence.pack_schemas import check_schemas
+    from pytest_invarlock.evidence.rederive import rederive_pack
     from pytest_invarlock.evidence.verify import verify_pack
     from pytest_invarlock.evidence.verify_text import report_lines, report_object
 

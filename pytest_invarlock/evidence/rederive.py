@@ -7,11 +7,10 @@ texts exactly, numbers to 1e-9.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.calibration.preset_file import FOLDER, preset_path
+from pytest_invarlock.calibration.preset_file import preset_path
 from pytest_invarlock.calibration.requirement import with_calibrations
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
 from pytest_invarlock.certificate.probes import FILES as PROBE_FILES
@@ -23,20 +22,27 @@ from pytest_invarlock.evidence.attested_guards import attested_notes, judged_aga
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.json_difference import first_difference
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
+from pytest_invarlock.evidence.pack_schemas import (
+    MAX_DOCUMENT_BYTES,
+    POLICY,
+    RECORD_NAME,
+    RESULTS,
+    SCENARIOS,
+    SCHEMAS,
+    VERDICT,
+    VERDICT_TEXT,
+)
 from pytest_invarlock.evidence.strict_json import digest, loads
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.calibrated_preset import PREFIX
 from pytest_invarlock.policy.decision_policy import (
     DecisionPolicy,
     policies_by_scenario,
     policies_digest,
     policy_from_document,
 )
-from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.tiers import shipped_differences
 from pytest_invarlock.records import Record, record_from_bytes
-from pytest_invarlock.signal_summary import SUMMARIES
 from pytest_invarlock.verdict import decide_run
 
 if TYPE_CHECKING:
@@ -44,26 +50,8 @@ if TYPE_CHECKING:
     from pytest_invarlock.evidence.verified import VerifiedPack
     from pytest_invarlock.signal_summary import SignalSummary
 
-POLICY = "metadata/policy.json"
-SCENARIOS = "metadata/scenarios.json"
-ENVIRONMENT = "metadata/environment.json"
-RESULTS = "results"
-VERDICT = f"{RESULTS}/final_verdict.json"
-VERDICT_TEXT = f"{RESULTS}/final_verdict.txt"
-RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
-REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
-PROBE_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/(?P<schema>rmt_probe|ve_probe)\.json")
-PRESET_NAME = re.compile(rf"{FOLDER}/{PREFIX}[^/]+\.json")
-MAX_DOCUMENT_BYTES = 64 * 2**20
 HOSTILE = (ArithmeticError, TypeError, LookupError, ValueError)
 """What numbers and names that satisfy the schemas may still provoke in the arithmetic on them."""
-_SCHEMAS: Mapping[str, str] = {
-    POLICY: "policies",
-    SCENARIOS: "scenarios",
-    ENVIRONMENT: "environment",
-    VERDICT: "verdict",
-    **{f"{RESULTS}/{name}": name.removesuffix(".json") for name in SUMMARIES},
-}
 
 
 def combined_plan_digest(records: Sequence[Record]) -> str:
@@ -74,39 +62,6 @@ def combined_plan_digest(records: Sequence[Record]) -> str:
             for r in records
         }
     )
-
-
-def check_schemas(pack: VerifiedPack) -> list[Finding]:
-    """Findings of the schema stage: documents that are missing or do not satisfy their schema."""
-    wanted = dict(_SCHEMAS)
-    for name in pack.names():
-        if RECORD_NAME.fullmatch(name):
-            wanted[name] = "record"
-        elif REPORT_NAME.fullmatch(name):
-            wanted[name] = "certificate"
-        elif PRESET_NAME.fullmatch(name):
-            wanted[name] = "calibrated_preset"
-        elif probe := PROBE_NAME.fullmatch(name):
-            wanted[name] = probe["schema"]
-    findings = []
-    for path, schema_name in wanted.items():
-        problem = _schema_problem(pack, path, schema_name)
-        if problem is not None:
-            findings.append(Finding("SCHEMA", Stage.SCHEMA, path, problem))
-    return findings
-
-
-def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | None:
-    if path not in pack.names():
-        return "is missing from the pack"
-    try:
-        value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
-    except EvidenceError as error:
-        return error.cause
-    broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
-    if broken is None:
-        return None
-    return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"
 
 
 def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[Finding]:
@@ -389,7 +344,7 @@ def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Fi
 
 def _unexplained_files(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
     """A pack holds what its records need, and nothing beside it."""
-    explained = {*_SCHEMAS, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES}
+    explained = {*SCHEMAS, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES}
     explained |= {preset_path(model) for model in _calibrations(pack)[0]}
     for record in records:
         facts = record.facts

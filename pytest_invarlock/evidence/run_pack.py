@@ -17,7 +17,7 @@ from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key
 from pytest_invarlock.evidence.manifest import ManifestHeader, ToolIdentity
 from pytest_invarlock.evidence.pack import SealedPack, seal_pack
-from pytest_invarlock.evidence.rederive import (
+from pytest_invarlock.evidence.pack_schemas import (
     ENVIRONMENT,
     POLICY,
     RESULTS,
@@ -25,9 +25,8 @@ from pytest_invarlock.evidence.rederive import (
     VERDICT,
     VERDICT_TEXT,
     check_schemas,
-    combined_plan_digest,
-    rederive_pack,
 )
+from pytest_invarlock.evidence.rederive import combined_plan_digest, rederive_pack
 from pytest_invarlock.evidence.strict_json import pretty
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.policy.decision_policy import policies_digest

@@ -24,8 +24,8 @@ def rederive(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = types.ModuleType("rederive")
     module.findings = []
     module.rederive_pack = lambda pack: module.findings
-    module.check_schemas = lambda pack: []
     monkeypatch.setitem(sys.modules, "pytest_invarlock.evidence.rederive", module)
+    monkeypatch.setattr("pytest_invarlock.evidence.pack_schemas.check_schemas", lambda pack: [])
     return module
 
 

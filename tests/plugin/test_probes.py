@@ -9,7 +9,8 @@ from pytest_invarlock.evidence.keys import fingerprint, load_private_key, user_s
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.evidence.pack import seal_pack
-from pytest_invarlock.evidence.rederive import check_schemas, rederive_pack
+from pytest_invarlock.evidence.pack_schemas import check_schemas
+from pytest_invarlock.evidence.rederive import rederive_pack
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from tests.plugin.conftest import HEAD
 

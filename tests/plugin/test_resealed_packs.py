@@ -19,13 +19,8 @@ from pytest_invarlock.evidence.keys import fingerprint, load_private_key, user_s
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.evidence.pack import seal_pack
-from pytest_invarlock.evidence.rederive import (
-    RECORD_NAME,
-    check_schemas,
-    combined_plan_digest,
-    rederive_pack,
-    report_path,
-)
+from pytest_invarlock.evidence.pack_schemas import RECORD_NAME, check_schemas
+from pytest_invarlock.evidence.rederive import combined_plan_digest, rederive_pack, report_path
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import policies_by_scenario

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from pytest_invarlock.errors import MeasurementError
-from pytest_invarlock.evidence.rederive import check_schemas, rederive_pack
+from pytest_invarlock.evidence.pack_schemas import check_schemas
+from pytest_invarlock.evidence.rederive import rederive_pack
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.plan import Scenario
 from pytest_invarlock.scenario_clock import BASELINE, ScenarioClock

@@ -12,7 +12,7 @@ from pytest_invarlock.policy.decision_policy import Expectation
 from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.policy.settings import collect_settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
-from pytest_invarlock.workbench import suite_plan
+from pytest_invarlock.suite_plan import suite_plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.settings import collect_settings
 from pytest_invarlock.policy.suite import Suite, compare_suite, load_suite, load_suite_file
-from pytest_invarlock.workbench import suite_plan
+from pytest_invarlock.suite_plan import suite_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
