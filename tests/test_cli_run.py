@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,6 +287,8 @@ def test_an_interrupt_ends_in_pytests_status(tmp_path: Path) -> None:
         [sys.executable, "-P", "-m", "pytest_invarlock", "run", "-c", "my.yaml", "--", *PLAIN],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
+        # Shells start what they put in the background with Ctrl-C ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 120

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
@@ -131,6 +132,8 @@ def test_ctrl_c_keeps_records_and_seals_nothing(repository):
         [sys.executable, "-m", "pytest", "-p", "no:randomly", suite],
         cwd=repository.path, env=os.environ.copy(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # Shells start what they put in the background with Ctrl-C ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for _ in range(600):
         if (repository.path / "reached").exists() or process.poll() is not None:
