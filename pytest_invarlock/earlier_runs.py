@@ -41,14 +41,21 @@ class Found:
     reasons: tuple[str, ...]
 
 
-def runs_in(out: Path) -> list[RunDirectory]:
-    """Every run directory below ``out``, the oldest first; half-made ones are none."""
+def run_folders(out: Path, *names: str) -> list[Path]:
+    """Folders in ``out`` called as runs of these names are, of any without one; oldest first."""
+    slugs = {slug(name) for name in names}
     found = [
         (match["stamp"], int(match["number"] or 1), path)
         for path in (out.iterdir() if out.is_dir() else ())
-        if (match := _NAMED.fullmatch(path.name)) and is_run(path) and not path.is_symlink()
+        if (match := _NAMED.fullmatch(path.name)) and not path.is_symlink()
+        if not slugs or match["name"] in slugs
     ]
-    return [RunDirectory(path) for _, _, path in sorted(found)]
+    return [path for _, _, path in sorted(found)]
+
+
+def runs_in(out: Path, *names: str) -> list[RunDirectory]:
+    """Those of `run_folders` that are a run's; half-made ones are none."""
+    return [RunDirectory(path) for path in run_folders(out, *names) if is_run(path)]
 
 
 def is_run(path: Path) -> bool:
@@ -66,11 +73,9 @@ def newest_run(out: Path, name: str, prefix: str, session: str) -> RunDirectory 
         prefix: what its node ids start with.
         session: this session, whose own runs do not count.
     """
-    for run in reversed(runs_in(out)):
-        match = _NAMED.fullmatch(run.run_id)
+    for run in reversed(runs_in(out, name)):
         owner, _, identity = (run.owner() or "").partition("|")
-        is_its = match is not None and match["name"] == slug(name)
-        if is_its and identity.partition("|")[0] == prefix and owner != session:
+        if identity.partition("|")[0] == prefix and owner != session:
             return run
     return None
 

@@ -219,7 +219,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class DecisionPolicy:
-    """What is demanded of a run. Its digest identifies it; no measurement depends on it.
+    """What is demanded of a run. Its digest identifies it.
+
+    A measurement depends on it only through the plan, which states what it took from here: the
+    guards that are demanded, rmt's factor of outliers, variance's rules, a sequence's limit.
 
     ``checks`` are the checks the tier demands of every compared subject, in order;
     ``modes`` says of each guard among them whether it gates or only monitors;

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.data.sampling import ARM_SHARES
+from pytest_invarlock.earlier_runs import run_folders
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.preflight.machine import as_bytes
-from pytest_invarlock.preflight.revisions import earlier_runs
 
 if TYPE_CHECKING:
     from pytest_invarlock.doctor.dataset import DatasetFiles
@@ -130,7 +130,7 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
         for pair, scenario in suite.planned()
     }
     planned = sum(wanted.values())
-    for run in earlier_runs(out, suite.name):
+    for run in reversed(run_folders(out, suite.name)):
         seconds, timed = 0.0, 0
         for (model, scenario), draws in wanted.items():
             taken = _seconds(run / "records" / slug(model) / slug(scenario))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_invarlock.earlier_runs import run_folders
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.atomic import write_json
-from pytest_invarlock.path_names import slug
 
 if TYPE_CHECKING:
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
 
 FILE_NAME = "model_revisions.json"
 KINDS = ("models", "datasets")
-_STAMP = re.compile(r"^(?P<suite>.+)-(?P<stamp>\d{8}T\d{6}Z)(?:~(?P<number>\d+))?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +117,11 @@ def read_revisions(path: Path, origin: str) -> Revisions:
 
 def newest_revisions(out: Path, suite: str) -> Revisions | None:
     """Those of the newest earlier run of ``suite`` that wrote some; None without one."""
-    for run in earlier_runs(out, suite, f"sweep-{suite}"):
+    for run in reversed(run_folders(out, suite, f"sweep-{suite}")):
         path = run / "state" / FILE_NAME
         if path.is_file():
             return read_revisions(path, f"{run.name}/state/{FILE_NAME}")
     return None
-
-
-def earlier_runs(out: Path, *names: str) -> list[Path]:
-    """The folders of runs of these names in the output folder, the newest first."""
-    slugs = {slug(name) for name in names}
-    found: list[tuple[str, int, Path]] = []
-    for path in out.iterdir() if out.is_dir() else ():
-        named = _STAMP.match(path.name)
-        if named and named["suite"] in slugs:
-            found.append((named["stamp"], int(named["number"] or 1), path))
-    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def _malformed(origin: str, what: str) -> ConfigError:
