@@ -40,6 +40,19 @@ class CheckDecision:
     numbers: Mapping[str, float | int | str | None] = field(default_factory=dict)
     violations: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def headline(self) -> str:
+        """Outcome first, then why, in one line."""
+        word = self.outcome.value
+        return self.text if self.text.startswith(word) else f"{word}: {self.text}"
+
+    def violation_lines(self, most: int = 10) -> list[str]:
+        """A line for each of the first ``most`` violations."""
+        return [
+            f"  {v['kind']}: {v['module']}: found {v['value']}, allowed {v['threshold']}"
+            for v in self.violations[:most]
+        ]
+
     def document(self) -> dict[str, Any]:
         """The check as plain JSON values."""
         return {

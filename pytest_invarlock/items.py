@@ -14,7 +14,7 @@ from pytest_invarlock.path_names import without_absolute_paths
 if TYPE_CHECKING:
     from pytest_invarlock.plan import Pair, Scenario
     from pytest_invarlock.policy.suite import Suite
-    from pytest_invarlock.workbench import Measured
+    from pytest_invarlock.workbench import Measured, Workbench
 
 SINGLE_ITEMS = ("detected", "signal")
 
@@ -63,6 +63,7 @@ class CheckItem(pytest.Item):
         """Measure the scenario, unless a sibling has, and demand this check's outcome."""
         from pytest_invarlock.workbench import workbench_of
 
+        self._fail_fast(workbench_of(self.config))
         measured = workbench_of(self.config).measured(
             self.suite, self.pair, self.scenario, item=self
         )
@@ -80,6 +81,21 @@ class CheckItem(pytest.Item):
         if problem.startswith("INCONCLUSIVE") and measured.on_inconclusive == "xfail":
             pytest.xfail(problem)
         raise CheckFailure(self._failure_text(measured, problem))
+
+    def _fail_fast(self, workbench: Workbench) -> None:
+        """Fail by the checkpoints' files, loading nothing, where one failure ends the session."""
+        most = self.config.getoption("maxfail")
+        if not most or self.session.testsfailed + 1 < most or self.name in SINGLE_ITEMS:
+            return
+        failed = workbench.first_failure(self.suite, self.pair, self.scenario)
+        if failed is None:
+            return
+        if failed.check == self.name:
+            why = "  by the checkpoints' files: nothing was loaded"
+            raise CheckFailure("\n".join([failed.headline, *failed.violation_lines(), why]))
+        nodes = {item.nodeid for item in self.session.items}
+        if f"{self.nodeid.removesuffix(self.name)}{failed.check}" in nodes:
+            pytest.skip(f"{failed.check} fails by the checkpoints' files: nothing was loaded")
 
     def _failure_text(self, measured: Measured, problem: str) -> str:
         lines = [problem, *measured.explanation(self.name)]

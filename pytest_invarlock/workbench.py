@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_invarlock.adapters import LoadedModel
     from pytest_invarlock.bench.resident import Bench
+    from pytest_invarlock.decision import CheckDecision
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.policy.suite import Suite
@@ -85,10 +86,7 @@ class Measured:
         lines = []
         for check in decision.checks:
             if item in ("detected", "signal", check.check):
-                lines += [
-                    f"  {v['kind']}: {v['module']}: found {v['value']}, allowed {v['threshold']}"
-                    for v in check.violations[:10]
-                ]
+                lines += check.violation_lines()
         folder = self.run.report_folder(decision.model, decision.scenario, decision.draw)
         shown = f"{self.run.run_id}/{folder.relative_to(self.run.path).as_posix()}/report.md"
         return [*lines, f"  certificate: {shown} (written when the session ends)"]
@@ -204,17 +202,35 @@ class Workbench:
                 raise InvarlockError(f"the measurement failed, see {first}", remedy="", code=code)
             del self._errors[key]
         run = self.suite_run(suite)
-        policy = suite.policy_of(pair)
-        if suite.calibrates:
-            from pytest_invarlock.calibration.in_force import policy_in_force
-
-            policy = policy_in_force(run.path, policy, pair.name)
+        policy = self._policy(run, suite, pair)
         records = tuple(
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
             for draw in suite.runs_of(scenario)
         )
         self._measured[key] = decided(run, policy, records)
         return self._measured[key]
+
+    def _policy(self, run: RunDirectory, suite: Suite, pair: Pair) -> DecisionPolicy:
+        policy = suite.policy_of(pair)
+        if not suite.calibrates:
+            return policy
+        from pytest_invarlock.calibration.in_force import policy_in_force
+
+        return policy_in_force(run.path, policy, pair.name)
+
+    def first_failure(self, suite: Suite, pair: Pair, scenario: Scenario) -> CheckDecision | None:
+        """The first check that fails by the files of two checkpoints alone.
+
+        None where none does, where files cannot tell, and where the scenario was measured.
+        """
+        from pytest_invarlock.weights_decision import first_failure
+
+        run = self.suite_run(suite)
+        plan = suite.plan.for_draw(suite.runs_of(scenario)[0])
+        if scenario.subject is None or run.read_record(pair.name, scenario.name, plan.draw):
+            return None
+        policy = self._policy(run, suite, pair)
+        return first_failure(self.bench(run, pair, plan), self.pins.scenario(scenario), policy)
 
     def _record(
         self,

@@ -12,6 +12,7 @@ class Counters:
     baseline_loads: int = 0
     baseline_passes: int = 0
     noise_floor_passes: int = 0
+    first_looks: int = 0
     subject_loads: int = 0
     subject_passes: int = 0
     subject_windows: int = 0

@@ -221,6 +221,8 @@ def overhead_evidence(
 
 
 def _weights(baseline: LoadedModel, subject: Subject) -> GuardEvidence:
+    if subject.spectral is not None:
+        return subject.spectral
     before = subject.weights_before
     if before is None:
         before = dict(baseline.model.named_parameters())

@@ -17,6 +17,7 @@ from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
 from pytest_invarlock.bench.counters import Counters
 from pytest_invarlock.bench.damaged_view import damaged_subject
 from pytest_invarlock.bench.draws import Draws
+from pytest_invarlock.bench.first_look import FirstLook, first_look
 from pytest_invarlock.bench.function_state import function_state
 from pytest_invarlock.bench.guard_side import RecordedBaseline, record_baseline
 from pytest_invarlock.bench.guard_sources import GuardSource, InstalledGuards
@@ -76,6 +77,7 @@ class Bench:
     _state: str = ""
     _journal: EditJournal | None = None
     _lent: bool = False
+    _looks: dict[str, FirstLook | None] = field(default_factory=dict)
 
     @property
     def baseline(self) -> LoadedModel:
@@ -319,14 +321,23 @@ class Bench:
     @contextmanager
     def checkpoint(self, reference: str) -> Iterator[Subject]:
         """Another checkpoint, loaded for as long as the context lasts."""
+        look = self.first_look(reference)
         loaded = self.adapter.load(reference, device=self.plan.device, dtype=self.plan.dtype)
         self.counters.subject_loads += 1
         self.log("subject_load", pair=self.pair.name)
         try:
-            yield loaded_subject(loaded)
+            yield loaded_subject(loaded, None if look is None else look.spectral)
         finally:
             del loaded
             free_memory()
+
+    def first_look(self, reference: str) -> FirstLook | None:
+        """What the files of checkpoint ``reference`` show beside the baseline's; taken once."""
+        if reference not in self._looks:
+            look = first_look(self.adapter, self.plan, self.pair.baseline, reference)
+            self.counters.first_looks += look is not None
+            self._looks = {reference: look}
+        return self._looks[reference]
 
     @property
     def config_digest(self) -> str:

@@ -12,6 +12,7 @@ from pytest_invarlock.bench.tensor_digest import edited_digests, tensor_digests
 
 if TYPE_CHECKING:
     import torch
+    from invarlock_guards.contract import GuardEvidence
 
     from pytest_invarlock.adapters import LoadedModel
     from pytest_invarlock.bench.journal import EditJournal
@@ -24,7 +25,8 @@ class Subject:
     ``edit`` is the record's block on what was done, None for another checkpoint; ``in_place`` says
     that the resident model itself carries it. ``load_failure`` is why the subject has no model
     that could compute a loss; then ``loaded.model`` holds names and shapes only. ``weights_before``
-    are the baseline's parameters where the resident model no longer holds them.
+    are the baseline's parameters where the resident model no longer holds them. ``spectral`` is
+    what files showed of its weights beside the baseline's, None where loaded models are compared.
     """
 
     loaded: LoadedModel
@@ -34,11 +36,13 @@ class Subject:
     in_place: bool = False
     load_failure: str | None = None
     weights_before: Mapping[str, torch.Tensor] | None = None
+    spectral: GuardEvidence | None = None
 
 
-def loaded_subject(loaded: LoadedModel) -> Subject:
-    """Another checkpoint as a subject."""
-    return Subject(loaded, tensor_digests(loaded.model), _structure(loaded), edit=None)
+def loaded_subject(loaded: LoadedModel, spectral: GuardEvidence | None = None) -> Subject:
+    """Another checkpoint as a subject, with what its files showed."""
+    digests = tensor_digests(loaded.model)
+    return Subject(loaded, digests, _structure(loaded), edit=None, spectral=spectral)
 
 
 def edited_subject(

@@ -13,7 +13,7 @@ from invarlock_guards.measure.checkpoint_change import (
 from invarlock_guards.measure.checkpoint_difference import tensor_difference
 from invarlock_guards.measure.checkpoint_files import CheckpointError, read_checkpoint
 from invarlock_guards.measure.checkpoint_layout import layout_of, misfit, stored_names
-from invarlock_guards.measure.checkpoint_structure import checkpoint_structure
+from invarlock_guards.measure.checkpoint_structure import checkpoint_structure, read_as
 
 from pytest_invarlock.adapters import LoadedModel
 from pytest_invarlock.adapters.checkpoint_loading import load_tokenizer
@@ -28,7 +28,6 @@ from pytest_invarlock.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from invarlock_guards.measure.checkpoint_structure import CheckpointSide
-    from invarlock_guards.measure.invariants import ModelStructure
 
     from pytest_invarlock.adapters.model_source import ModelSource
     from pytest_invarlock.bench.resident import Bench
@@ -126,18 +125,7 @@ def _subject(
             adapter=ADAPTER_OF[reading],
         ),
         digests={name: tensor_digest(files.tensor(place)) for name, place in places.items()},
-        structure=_as_loaded(structure, bench.plan.dtype),
+        structure=read_as(structure, bench.plan.dtype),
         edit=None,
         load_failure=f"the checkpoint does not load: {why}",
     )
-
-
-def _as_loaded(structure: ModelStructure, dtype: str) -> ModelStructure:
-    """``structure`` with floating tensors in the dtype that a loader casts them to."""
-    if dtype == "auto":
-        return structure
-    tensors = {
-        name: (shape, dtype if "float" in stored else stored)
-        for name, (shape, stored) in structure.tensors.items()
-    }
-    return replace(structure, tensors=tensors)

@@ -142,7 +142,11 @@ def _first_try(bench: Bench, scenario: Scenario, draw: int) -> _Taken | None:
 def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
     with in_force(bench.plan.for_draw(draw)):
         # Before any model is loaded and any window scored.
-        broken = None if scenario.subject is None else unloadable_subject(bench, scenario.subject)
+        broken = None
+        if scenario.subject is not None:
+            broken = unloadable_subject(bench, scenario.subject)
+            if broken is None:
+                bench.first_look(scenario.subject)
         bench.prove_baseline()
         if broken is not None:
             foreign = prepare_guards(bench, draw)

@@ -14,14 +14,13 @@ from invarlock_guards.measure.checkpoint_files import CheckpointError, read_chec
 from pytest_invarlock.adapters import HF_Auto_Adapter
 from pytest_invarlock.adapters.checkpoint_shapes import NOT_LAID_OUT, describe_checkpoint
 from pytest_invarlock.adapters.model_source import resolve_model
-from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.doctor.findings import Finding, Severity, in_order, of_error
 from pytest_invarlock.errors import ModelLoadError
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import collect_settings
-from pytest_invarlock.records import Facts
+from pytest_invarlock.weights_decision import decide_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +103,10 @@ def compare_weights(baseline: str, subject: str, kind: str) -> WeightsComparison
         return WeightsComparison(
             baseline, subject, kind, findings, revisions=revisions, named=named
         )
-    decision = _decided(evidence, kind)
+    decision = decide_weights(
+        {"invariants": evidence.invariants, "spectral": evidence.spectral}, _policy(),
+        model=_SCENARIO, scenario=_SCENARIO, kind=kind,
+    )  # fmt: skip
     findings += [
         *_of_checks(decision),
         *_not_compared(decision, evidence),
@@ -173,15 +175,6 @@ def _wrong(source: ModelSource, error: BaseException) -> ModelLoadError:
         remedy="restore the file",
         code="MODEL_CONFIG",
     )
-
-
-def _decided(evidence: CheckpointEvidence, kind: str) -> Decision:
-    facts = Facts(
-        model=_SCENARIO, scenario=_SCENARIO, draw=0, kind=kind, plan={"metric": None}, baseline={},
-        subject={}, edit=None, data={}, arms={},
-        guards={"invariants": evidence.invariants, "spectral": evidence.spectral},
-    )  # fmt: skip
-    return decide(facts, _policy())
 
 
 def _policy() -> DecisionPolicy:

@@ -23,7 +23,11 @@ from invarlock_guards.measure.checkpoint_layout import (
     renamed_names,
     stored_names,
 )
-from invarlock_guards.measure.checkpoint_structure import CheckpointSide, checkpoint_structure
+from invarlock_guards.measure.checkpoint_structure import (
+    CheckpointSide,
+    checkpoint_structure,
+    read_as,
+)
 from invarlock_guards.measure.invariants import count_non_finite, measure_invariants
 from invarlock_guards.measure.row_blocks import BLOCK_ELEMENTS, bitwise_equal
 from invarlock_guards.measure.spectral import measure_spectral
@@ -70,13 +74,16 @@ def compare_checkpoints(
     subject: CheckpointFiles,
     of_baseline: CheckpointDescription,
     of_subject: CheckpointDescription,
+    *,
+    dtype: str = "auto",
 ) -> CheckpointEvidence:
     """Compare two checkpoints by their files.
 
     Without a model of the baseline, or with one whose parameters are not what it stores, tensors
     are compared under the names they are stored under, roles are read from these, and there is no
     ``canon``. Tensors of integers are compared bit by bit: those that differ have no change, but
-    the reason ``dtype``.
+    the reason ``dtype``. ``dtype`` is the one that loading would cast floating tensors to; it is
+    the invariants' alone, since a cast that loses nothing changes no other number.
 
     Raises:
         CheckpointError: the baseline lacks what its index promises, or data cannot be read.
@@ -92,7 +99,8 @@ def compare_checkpoints(
                 unchanged.add(name)
     other_counts |= non_finite_counts(subject, known=other_counts)
     invariants = measure_invariants(
-        checkpoint_structure(one, counts), checkpoint_structure(other, other_counts)
+        read_as(checkpoint_structure(one, counts), dtype),
+        read_as(checkpoint_structure(other, other_counts), dtype),
     )
     lost = _lost(one, other, invariants["missing"])
     if lost:

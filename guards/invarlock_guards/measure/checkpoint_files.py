@@ -75,12 +75,14 @@ class CheckpointFiles:
         tensors: by the name they are stored under, in the order of files and names.
         config: the values of ``config.json``.
         lost: names that the index promises and no file holds.
+        device: torch's name of the device that tensors are read to.
     """
 
     directory: Path
     tensors: Mapping[str, StoredTensor]
     config: Mapping[str, Any]
     lost: frozenset[str] = field(default=frozenset())
+    device: str = "cpu"
 
     def tensor(self, name: str) -> torch.Tensor:
         """The stored tensor ``name``, mapped from its file.
@@ -91,7 +93,7 @@ class CheckpointFiles:
         file = self.tensors[name].file
         try:
             # Opened anew each time: a mapping lives as long as any tensor of it.
-            with safe_open(file, framework="pt") as opened:
+            with safe_open(file, framework="pt", device=self.device) as opened:
                 found: torch.Tensor = opened.get_tensor(name)
         except (
             OSError, SafetensorError, AttributeError, KeyError, RuntimeError, TypeError,
@@ -102,8 +104,10 @@ class CheckpointFiles:
         return found
 
 
-def read_checkpoint(directory: Path) -> CheckpointFiles:
+def read_checkpoint(directory: Path, device: str = "cpu") -> CheckpointFiles:
     """Read ``config.json``, the index if there is one, and the header of every weight file.
+
+    ``device`` is where tensors go when they are asked for.
 
     Raises:
         CheckpointError: a file is missing, cannot be read, or is shorter or longer than its header
@@ -120,7 +124,7 @@ def read_checkpoint(directory: Path) -> CheckpointFiles:
                 )  # fmt: skip
             tensors[name] = stored
     config = _mapping(directory / "config.json")
-    return CheckpointFiles(directory, tensors, config, promised - tensors.keys())
+    return CheckpointFiles(directory, tensors, config, promised - tensors.keys(), device)
 
 
 def _weight_files(directory: Path) -> tuple[list[Path], frozenset[str]]:

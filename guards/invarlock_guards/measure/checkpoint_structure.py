@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from invarlock_guards.measure.checkpoint_layout import stored_names, unread_names
@@ -63,6 +63,22 @@ def checkpoint_structure(
         n_parameters=sum(files.tensors[place].n_elements for place in distinct.values()),
         unread=unread_names(layout, files),
     )
+
+
+def read_as(structure: ModelStructure, dtype: str) -> ModelStructure:
+    """``structure`` with floating tensors in the dtype that a loader casts them to.
+
+    Args:
+        structure: of a checkpoint's files.
+        dtype: a torch dtype name; ``auto`` leaves them as stored.
+    """
+    if dtype == "auto":
+        return structure
+    tensors = {
+        name: (shape, dtype if "float" in stored else stored)
+        for name, (shape, stored) in structure.tensors.items()
+    }
+    return replace(structure, tensors=tensors)
 
 
 def _ties(
