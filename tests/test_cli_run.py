@@ -28,6 +28,7 @@ from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.resources import read_text
 from pytest_invarlock.policy.tiers import load_tier
 from pytest_invarlock.run_commands import suite_file
+from tests.preloaded_python import preloaded_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +72,10 @@ def command(
     dropped = ("INVARLOCK_", "PYTEST_", "PACK_", "CI")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     home = folder.parent / f"{folder.name}-home"
+    # What only collects imports no torch.
+    python = sys.executable if "--co" in arguments else preloaded_python()
     return subprocess.run(
-        [sys.executable, "-P", "-m", module, *arguments],
+        [python, "-P", "-m", module, *arguments],
         cwd=folder,
         env={**kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), **environment},
         capture_output=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,7 @@ class TunedParameters:
             self._documents.append(("file", _own(named)))
         shipped = [name for name in names("tuned", ".json") if name != _DEFAULT]
         for name in (*shipped, _DEFAULT):
-            document = _read(read_text("tuned", f"{name}.json"), f"tuned/{name}.json")
-            self._documents.append((_DEFAULT if name == _DEFAULT else "shipped", document))
+            self._documents.append((_DEFAULT if name == _DEFAULT else "shipped", _shipped(name)))
 
     def resolved(self, edit: EditSpec, model: str) -> TunedEdit:
         """``edit`` with the parameters of the first file that has an entry for ``model``.
@@ -181,6 +181,11 @@ def _tuning_data(value: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str
     for key in (*path[1:], "data"):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else {}
+
+
+@cache
+def _shipped(name: str) -> YamlDocument:
+    return _read(read_text("tuned", f"{name}.json"), f"tuned/{name}.json")
 
 
 def _own(name: str) -> YamlDocument:

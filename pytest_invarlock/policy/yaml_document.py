@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -98,10 +99,17 @@ def read_yaml(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text", remedy="save it as UTF-8") from error
 
 
+@lru_cache(maxsize=128)
+def _composed(text: str) -> yaml.Node | None:
+    """The nodes of ``text``, which nobody changes; one process reads a shipped file often."""
+    node: yaml.Node | None = yaml.compose(text, Loader=_UntaggedLoader)
+    return node
+
+
 def parse_yaml(text: str, *, name: str) -> YamlDocument:
     """Parse ``text``; ``name`` is what errors call it."""
     try:
-        node = yaml.compose(text, Loader=_UntaggedLoader)
+        node = _composed(text)
     except _TagError as error:
         raise ConfigError(
             f"{name}:{error.line}: tag {error.tag} is not read",

@@ -28,6 +28,7 @@ import pytest_invarlock.reporting.terminal
 import pytest_invarlock.reporting.verdict_testcase
 import pytest_invarlock.run_summary  # noqa: F401
 from pytest_invarlock.policy.resources import read_text
+from tests.preloaded_python import preloaded_python
 
 HEAD = """\
 name: small
@@ -84,7 +85,7 @@ class Repository:
     """A scratch repository in which sessions run."""
 
     # Plugins of the development environment that no session here is about.
-    without_foreign = ("-p", "no:randomly", "-p", "no:hypothesispytest")
+    without_foreign = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:anyio")
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
@@ -99,9 +100,10 @@ class Repository:
         return self.pytester.runpytest_inprocess(*self.without_foreign, *arguments)
 
     def run_apart(self, *arguments: str, timeout: float = 300) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess(
-            *self.without_foreign, *arguments, timeout=timeout
-        )
+        """A session of its own process, and those of its workers."""
+        base = f"--basetemp={self.path.parent / (self.path.name + '-apart')}"
+        command = (preloaded_python(), "-mpytest", base, *self.without_foreign)
+        return self.pytester.run(*command, *arguments, timeout=timeout)
 
     @property
     def latest(self) -> Path:

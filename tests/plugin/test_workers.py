@@ -8,12 +8,13 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from xml.etree import ElementTree
 
 import pytest
+
+from tests.preloaded_python import preloaded_python
 
 SCENARIOS = ("noop", "rtn", "pruned", "explosion")
 
@@ -129,7 +130,7 @@ def test_ctrl_c_keeps_records_and_seals_nothing(repository):
         """
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:randomly", suite],
+        [preloaded_python(), "-m", "pytest", "-p", "no:randomly", suite],
         cwd=repository.path, env=os.environ.copy(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         # Shells start what they put in the background with Ctrl-C ignored.
@@ -189,7 +190,7 @@ def on_a_terminal(repository, *command: str) -> str:
     """What ``command`` writes to a terminal; it must end in success."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [preloaded_python(), *command],
         cwd=repository.path, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
         stdin=terminal, stdout=terminal, stderr=terminal,
     )  # fmt: skip

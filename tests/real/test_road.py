@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from pytest_invarlock.cli import main
+from tests.preloaded_python import preloaded_python
 
 CANARY = "zebra-canary-7f3a"
 
@@ -117,7 +118,7 @@ def test_a_shuffled_session_over_workers_makes_the_same_records_and_verdict(demo
         if path.startswith("records/builtin-gpt2/") and path.split("/")[2] in chosen
     }
     assert len(first) == 2
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "randomly", "-n2",
+    command = [preloaded_python(), "-m", "pytest", "-p", "no:cacheprovider", "-p", "randomly", "-n2",
                "--randomly-seed=3", "--invarlock-suite=demo", "--invarlock-out=two",
                "--invarlock-model=builtin:gpt2",
                *(f"--invarlock-scenario={name}" for name in chosen)]  # fmt: skip
