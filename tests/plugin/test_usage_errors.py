@@ -25,7 +25,7 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--invarlock-suite=demo", "--invarlock-seq-len=abc"], "--invarlock-seq-len: 'abc' cannot be"),
         (["--invarlock-suite=demo", "--invarlock-scenario=nop"], "has no scenario 'nop' (did you mean"),
         (["--invarlock-suite=demo", "--invarlock-dataset=csv"], "--invarlock-dataset: 'csv' cannot be"),
-        (["--invarlock-suite=demo", "--invarlock-final-windows=10"], "the arms differ in size: 96 preview"),
+        (["--invarlock-suite=demo", "--invarlock-final-windows=10"], "the arms differ in size: 72 preview"),
         (["--invarlock-suite=demo", "--invarlock-adapter=hf_casual"], "--invarlock-adapter: no adapter is"),
         (["--invarlock-suite=demo", "--invarlock-mode=faults"], "full, calibrate-only, run-only, errors-only"),
         (["--invarlock-suite=demo", "--invarlock-mode=calibrate-only"], "suites/demo.yaml has no calibration"),
