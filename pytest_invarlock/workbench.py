@@ -205,7 +205,7 @@ class Workbench:
         policy = self._policy(run, suite, pair)
         records = tuple(
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
-            for draw in suite.runs_of(scenario)
+            for draw in suite.runs_of(pair, scenario)
         )
         self._measured[key] = decided(run, policy, records)
         return self._measured[key]
@@ -226,7 +226,7 @@ class Workbench:
         from pytest_invarlock.weights_decision import first_failure
 
         run = self.suite_run(suite)
-        plan = suite.plan.for_draw(suite.runs_of(scenario)[0])
+        plan = suite.plan.for_draw(suite.runs_of(pair, scenario)[0])
         if scenario.subject is None or run.read_record(pair.name, scenario.name, plan.draw):
             return None
         policy = self._policy(run, suite, pair)

@@ -104,7 +104,8 @@ def test_what_an_entry_says_beats_what_it_extends(tmp_path: Path) -> None:
     assert (first.name, second.name) == ("prune_50pct_stress", "again")
     assert first.edit.parameters == {"sparsity": 0.4, "scope": "all"}
     assert second.edit.parameters == {"sparsity": 0.5, "scope": "all"}
-    assert (suite.runs_of(first), suite.runs_of(second)) == ((0, 1), (0,))
+    (pair,) = suite.pairs
+    assert (suite.runs_of(pair, first), suite.runs_of(pair, second)) == ((0, 1), (0,))
     demands = [
         suite.expectation(suite.pairs[0], scenario).strictness for scenario in suite.scenarios
     ]
