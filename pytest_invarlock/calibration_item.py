@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_invarlock.calibrated_run import calibrated_in_run
 from pytest_invarlock.items import CheckFailure, CheckItem
 from pytest_invarlock.policy.calibrated_preset import META
 from pytest_invarlock.policy.calibration import ITEM, KEY
-from pytest_invarlock.workbench import workbench_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,6 +51,9 @@ class CalibrationItem(CheckItem):
 
     def runtest(self) -> None:
         """Derive the preset, unless this run has, write it, and fail where it does not hold."""
+        from pytest_invarlock.calibrated_run import calibrated_in_run
+        from pytest_invarlock.workbench import workbench_of
+
         calibrated = calibrated_in_run(workbench_of(self.config), self.suite, self.pair, self)
         meta = calibrated.document[META]
         self.user_properties[:] = [
