@@ -72,6 +72,9 @@ def test_the_originals_scenarios_are_all_there(file: str, rows: list[tuple[str, 
     scenarios: list[dict[str, Any]] = parse_yaml(text, name=file).value["scenarios"]
     keys = ("id", "strictness", "intent", "primary_guard")
     assert [tuple(scenario[key] for key in keys) for scenario in scenarios] == rows
+    # Of the original's five the other three are informational, of which no guard may be required.
+    required = [one["id"] for one in scenarios if one.get("primary_guard_required", False)]
+    assert required == (["nan_injection", "extreme_quant"] if file == "faults" else [])
     rules = {**schema("suite"), "required": ["scenarios"]}
     errors = strict_validator()(rules).iter_errors({"scenarios": scenarios})
     assert [error.message for error in errors] == []

@@ -77,6 +77,12 @@ def test_the_originals_suites_are_what_they_were(name: str, tmp_path: Path) -> N
             )  # fmt: skip
         assert found == rows
     assert (suite.plan.source.provider, suite.plan.windows.seq_len) == ("wikitext2", 512)
+    assert suite.calibration is not None
+    assert (suite.calibration.runs, suite.calibration.held_out) == (5, 1)
+    # What must pass is what a model's limits are derived from.
+    assert {
+        tuple(benign.name for benign in suite.calibration.benign[pair.name]) for pair in suite.pairs
+    } == {tuple(row[0] for row in SCENARIOS[:4])}
     # Nothing is skipped: every clean edit has parameters for every model.
     assert not any(scenario.skipped for _, scenario in suite.planned())
 
@@ -177,9 +183,14 @@ def test_errors_only_plans_just_the_faults(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "run-only"])
-def test_full_and_run_only_plan_everything(mode: str, tmp_path: Path) -> None:
+def test_full_and_run_only_plan_every_scenario(mode: str, tmp_path: Path) -> None:
     suite = shipped("subset", tmp_path, mode=mode)
-    assert suite_plan(suite) == suite_plan(shipped("subset", tmp_path))
+    plan, whole = suite_plan(suite), suite_plan(shipped("subset", tmp_path))
+    if mode == "run-only":
+        # Judged by the tier's limits, or by a preset that is given.
+        assert whole["node_ids"].pop(0) == f"invarlock/subset::{MISTRAL}::calibration::preset"
+        assert whole.pop("calibrations") == [MISTRAL]
+    assert plan == whole
     assert not any("mode" in note for note in suite.notes)
 
 
