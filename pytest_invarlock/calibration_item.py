@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_invarlock.items import CheckFailure, CheckItem
-from pytest_invarlock.policy.calibrated_preset import META, preset_name
+from pytest_invarlock.policy.calibrated_preset import META
 from pytest_invarlock.policy.calibration import ITEM, KEY
-from pytest_invarlock.workbench import workbench_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,19 +16,6 @@ if TYPE_CHECKING:
 
     from pytest_invarlock.activation import VirtualSuite
     from pytest_invarlock.plan import Pair
-    from pytest_invarlock.workbench import Workbench
-
-
-@dataclass(frozen=True, slots=True)
-class Calibrated:
-    """A model's preset: its document, where it stands, and what the held-out draws found.
-
-    ``problems`` are sentences, known only where it was derived just now.
-    """
-
-    document: Mapping[str, Any]
-    shown: str
-    problems: tuple[str, ...] = ()
 
 
 class CalibrationCollector(pytest.Collector):
@@ -66,7 +51,10 @@ class CalibrationItem(CheckItem):
 
     def runtest(self) -> None:
         """Derive the preset, unless this run has, write it, and fail where it does not hold."""
-        calibrated = calibrated_in_run(workbench_of(self.config), self)
+        from pytest_invarlock.calibrated_run import calibrated_in_run
+        from pytest_invarlock.workbench import workbench_of
+
+        calibrated = calibrated_in_run(workbench_of(self.config), self.suite, self.pair, self)
         meta = calibrated.document[META]
         self.user_properties[:] = [
             entry for entry in self.user_properties if not entry[0].startswith("invarlock.")
@@ -110,37 +98,3 @@ def _line(entry: Mapping[str, Any]) -> str:
         f"{entry['subject']} (draw {entry['draw']}): {entry['check']} {entry['outcome']}: "
         f"{entry['reason']}"
     )
-
-
-def calibrated_in_run(workbench: Workbench, item: CalibrationItem) -> Calibrated:
-    """The preset of the item's model: the one this run wrote of the same inputs, else derived now.
-
-    Raises InvarlockError where a subject cannot be measured; then no preset is written.
-    """
-    from pytest_invarlock.calibration.preset_file import FOLDER, read_preset, write_preset
-    from pytest_invarlock.core.calibration import calibrate, calibration_inputs, calibration_plan
-
-    suite, pair = item.suite, item.pair
-    if suite.calibration is None:
-        raise ValueError(f"suite {suite.name!r} derives no presets")
-    run = workbench.suite_run(suite)
-    shown = f"{run.run_id}/{FOLDER}/{preset_name(pair.name)}.yaml"
-    inputs = calibration_inputs(suite.plan, suite.calibration, pair, suite.policy)
-    stored = read_preset(run.path, pair.name)
-    if stored is not None and stored[META]["inputs"] == inputs:
-        return Calibrated(stored, shown)
-    bench = workbench.bench(run, pair, calibration_plan(suite.plan))
-    stage = ""
-
-    def step(text: str) -> None:
-        nonlocal stage
-        stage = text
-        run.log(workbench.worker, "calibration_run", model=pair.name, run=text)
-
-    label = f"{pair.name} {KEY}"
-    bench.progress = lambda what, done, total: workbench.report_progress(
-        item, f"{label} {stage} {what} {done}/{total} windows"
-    )
-    derived = calibrate(bench, suite.calibration, suite.policy, inputs=inputs, progress=step)
-    write_preset(run.path, derived.document)
-    return Calibrated(derived.document, shown, tuple(derived.held_out.problems()))

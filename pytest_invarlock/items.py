@@ -87,7 +87,7 @@ class CheckItem(pytest.Item):
         most = self.config.getoption("maxfail")
         if not most or self.session.testsfailed + 1 < most or self.name in SINGLE_ITEMS:
             return
-        failed = workbench.first_failure(self.suite, self.pair, self.scenario)
+        failed = workbench.first_failure(self.suite, self.pair, self.scenario, item=self)
         if failed is None:
             return
         if failed.check == self.name:

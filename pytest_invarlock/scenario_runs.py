@@ -8,15 +8,13 @@ from functools import reduce
 from typing import Any
 
 from pytest_invarlock.decision import Decision, Outcome
+from pytest_invarlock.policy.confirming_draws import CONFIRMING_RUNS
 from pytest_invarlock.policy.decision_policy import (
     GUARD_OVERHEAD,
     NO_SIGN,
     DecisionPolicy,
     Expectation,
 )
-
-CONFIRMING_RUNS = 2
-"""As many runs a check must fire in, and in no fewer than all, before its hit is confirmed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ def suite_plan(suite: Suite) -> dict[str, Any]:
         "node_prefix": suite.node_prefix,
         "node_ids": suite.node_ids(),
         "planned": [
-            PlannedScenario.of_runs(pair.name, scenario.name, suite.runs_of(scenario)).document()
+            PlannedScenario.of_runs(
+                pair.name, scenario.name, suite.runs_of(pair, scenario)
+            ).document()
             for pair, scenario in suite.planned()
         ],
         "policies": [policy.document() for policy in suite.policies()],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_invarlock.calibrated_run import calibrated_in_run, is_left_to_scenarios
 from pytest_invarlock.decision import SEVERITY, Decision, Outcome
 from pytest_invarlock.errors import InvarlockError, error_code
 from pytest_invarlock.preflight.revisions import Pins
@@ -195,30 +196,41 @@ class Workbench:
         key = (suite.node_prefix, pair.name, scenario.name)
         if key in self._measured:
             return self._measured[key]
-        node_id = str(item.nodeid)
-        if key in self._errors:
-            code, first = self._errors[key]
-            if first != node_id:
-                raise InvarlockError(f"the measurement failed, see {first}", remedy="", code=code)
-            del self._errors[key]
+        self._tell_known_error(key, item, "measurement")
         run = self.suite_run(suite)
-        policy = self._policy(run, suite, pair)
+        policy = self._policy(run, suite, pair, item)
         records = tuple(
             self._record(run, key, suite.plan.for_draw(draw), pair, scenario, item)
-            for draw in suite.runs_of(scenario)
+            for draw in suite.runs_of(pair, scenario)
         )
         self._measured[key] = decided(run, policy, records)
         return self._measured[key]
 
-    def _policy(self, run: RunDirectory, suite: Suite, pair: Pair) -> DecisionPolicy:
+    def _tell_known_error(self, key: object, item: Any, what: str) -> None:
+        code, first = self._errors.get(key, ("", str(item.nodeid)))
+        if first != str(item.nodeid):
+            raise InvarlockError(f"the {what} failed, see {first}", remedy="", code=code)
+        self._errors.pop(key, None)
+
+    def _policy(self, run: RunDirectory, suite: Suite, pair: Pair, item: Any) -> DecisionPolicy:
         policy = suite.policy_of(pair)
         if not suite.calibrates:
             return policy
         from pytest_invarlock.calibration.in_force import policy_in_force
 
+        if is_left_to_scenarios(suite, pair, item):
+            key = (suite.node_prefix, pair.name, "calibration")
+            self._tell_known_error(key, item, "calibration")
+            try:
+                calibrated_in_run(self, suite, pair, item)
+            except Exception as error:
+                self._errors[key] = (error_code(error), str(item.nodeid))
+                raise
         return policy_in_force(run.path, policy, pair.name)
 
-    def first_failure(self, suite: Suite, pair: Pair, scenario: Scenario) -> CheckDecision | None:
+    def first_failure(
+        self, suite: Suite, pair: Pair, scenario: Scenario, item: Any
+    ) -> CheckDecision | None:
         """The first check that fails by the files of two checkpoints alone.
 
         None where none does, where files cannot tell, and where the scenario was measured.
@@ -226,10 +238,10 @@ class Workbench:
         from pytest_invarlock.weights_decision import first_failure
 
         run = self.suite_run(suite)
-        plan = suite.plan.for_draw(suite.runs_of(scenario)[0])
+        plan = suite.plan.for_draw(suite.runs_of(pair, scenario)[0])
         if scenario.subject is None or run.read_record(pair.name, scenario.name, plan.draw):
             return None
-        policy = self._policy(run, suite, pair)
+        policy = self._policy(run, suite, pair, item)
         return first_failure(self.bench(run, pair, plan), self.pins.scenario(scenario), policy)
 
     def _record(

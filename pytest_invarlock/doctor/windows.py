@@ -46,7 +46,7 @@ def _drawn(suite: Suite, provider: Provider, layout: Layout) -> WindowSet:
         provider,
         layout.tokenizer,
         plan.windows,
-        draw=suite.runs_of(suite.scenarios[0])[0],
+        draw=suite.runs_of(suite.pairs[0], suite.scenarios[0])[0],
         context=layout.context,
         reading=layout.reading,
         metric=metric_of(plan, layout.reading),

@@ -104,7 +104,7 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
     except HOSTILE as error:
         findings.append(_undecidable(VERDICT, error))
     findings += _compare_manifest(pack, stated, records, policies_digest(documents))
-    findings += _compare_scenarios(pack, records)
+    findings += _compare_scenarios(pack, records, policies)
     findings += attested_notes(records)
     if run_guard_code:
         findings += judged_again(records)
@@ -325,8 +325,12 @@ def _compare_manifest(
     ]
 
 
-def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Finding]:
-    """The scenarios as told beside what the records say was done."""
+def _compare_scenarios(
+    pack: VerifiedPack,
+    records: Sequence[Record],
+    policies: Mapping[tuple[str, str], DecisionPolicy],
+) -> list[Finding]:
+    """The scenarios as told beside what the records say was done, and the policy was to see."""
     told = {
         (entry.get("model"), entry["scenario"]): entry
         for entry in _document(pack, SCENARIOS)["scenarios"]
@@ -338,6 +342,12 @@ def _compare_scenarios(pack: VerifiedPack, records: Sequence[Record]) -> list[Fi
         edit = subject if "name" in subject else None
         if entry is None or entry["kind"] != facts.kind or entry["edit"] != edit:
             text = f"scenario {facts.scenario!r} is not what its record says was measured"
+            findings.append(Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, SCENARIOS, text))
+            continue
+        key = facts.model, facts.scenario
+        guard = policies[key].expectation(*key).primary_guard
+        if entry.get("primary_guard") != guard:
+            text = f"scenario {facts.scenario!r}: primary_guard is {guard!r} in the policy"
             findings.append(Finding("SEMANTIC_MISMATCH", Stage.SEMANTICS, SCENARIOS, text))
     return findings
 

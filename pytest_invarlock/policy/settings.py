@@ -83,7 +83,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("kind", "KIND", "Declared kind of change of every scenario", "edit's own",
                 choices=("any", "cast", "quantize8", "quantize4", "prune", "finetune", "merge",
                          "reparametrized")),
-    SettingSpec("repeats", "N", "Draws of windows per scenario", "1"),
+    SettingSpec("repeats", "N", "Draws of windows per scenario; two at least where a signal "
+                "must be confirmed", "1"),
     SettingSpec("resume", "RUN", "Take over what an earlier run measured: the suite's newest, a "
                 "run's id, or its folder", "off", implied=NEWEST),
     SettingSpec("out", "DIR", "Everything written goes under here", "invarlock-out"),

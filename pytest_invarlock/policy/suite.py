@@ -14,6 +14,7 @@ from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
 from pytest_invarlock.policy.calibrated_preset import chosen_calibrated, policies_of_pairs
 from pytest_invarlock.policy.calibration import ITEM, Calibration, read_calibration, unselected
 from pytest_invarlock.policy.calibration import KEY as CALIBRATION
+from pytest_invarlock.policy.confirming_draws import is_to_be_confirmed, with_confirming
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
 from pytest_invarlock.policy.demanded_plan import demanded_plan
 from pytest_invarlock.policy.extended_document import extended
@@ -124,9 +125,10 @@ class Suite:
             return ("signal",)
         return self.policy.checks
 
-    def runs_of(self, scenario: Scenario) -> tuple[int, ...]:
-        """The numbers of the draws of windows that ``scenario`` is measured on."""
-        return scenario.runs or tuple(range(self.draws))
+    def runs_of(self, pair: Pair, scenario: Scenario) -> tuple[int, ...]:
+        """The numbers of the draws of windows that ``scenario`` of ``pair`` is measured on."""
+        runs = scenario.runs or tuple(range(self.draws))
+        return with_confirming(runs) if is_to_be_confirmed(self, pair, scenario) else runs
 
     def planned(self) -> Iterator[tuple[Pair, Scenario]]:
         """Every (pair, scenario) in order."""

@@ -225,7 +225,7 @@ def _check_primary_guard(
     silent = sorted(demands & {Strictness.MUST_PASS, Strictness.INFORMATIONAL})
     if silent:
         why = f"a scenario that is {silent[0].value} on a model requires no guard to fire"
-        remedy = "drop the key, or make it must_fail or must_detect on every model"
+        remedy = "make it false, or make it must_fail or must_detect on every model"
     elif "primary_guard" in entry:
         return
     raise ConfigError(

@@ -149,7 +149,7 @@ def _estimate(
     others = [read.get(subject) for subject in sorted(named)]
     need = memory_need(baseline, suite.plan, edits, [one for one in others if one is not None])
     found.memory[key] = need
-    draws = {run for scenario in scenarios for run in suite.runs_of(scenario)}
+    draws = {run for scenario in scenarios for run in suite.runs_of(pair, scenario)}
     found.disk[key] = kept_bytes(baseline, suite.plan, len(draws))
     if any(one is None for one in others):
         found.notes.append(f"{pair.name}: a subject's memory is unknown: it is not here")

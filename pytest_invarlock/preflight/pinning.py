@@ -19,6 +19,7 @@ from pytest_invarlock.preflight.revisions import (
     hub_dataset,
     newest_revisions,
     read_revisions,
+    resumed_revisions,
 )
 
 if TYPE_CHECKING:
@@ -74,14 +75,15 @@ def pin_suite(
 ) -> None:
     """Find the commits of a suite's Hub models and data set; problems are gathered, not raised.
 
-    With the network the Hub is asked, and a file that is given and there says at which revision.
-    Without it the file, else the newest earlier run of the suite, says the commit; a model that
-    neither names needs its own ``@revision`` in profiles ci and release. Adapters of other packages
+    With the network the Hub is asked, and a file that is given and there says at which revision,
+    else the run that is resumed. Without it the file, the resumed run or else the newest earlier
+    run of the suite says the commit; a model that none names needs its own ``@revision`` in
+    profiles ci and release. Adapters of other packages
     read references of their own: none of theirs is looked at.
 
     Args:
         suite: its models, data and profile.
-        settings: ``revisions`` and ``allow-network``.
+        settings: ``revisions``, ``resume`` and ``allow-network``.
         out: the output folder, with earlier runs.
         root: where a relative name of the file starts.
         into: what is found is added here.
@@ -124,6 +126,12 @@ def _revisions(suite: Suite, settings: Settings, out: Path, root: Path) -> Revis
         if network and not path.exists():
             return _NOWHERE
         return read_revisions(path, f"{settings.made['revisions'].origin}: {given}")
+    resumed = settings.implied("resume")
+    if resumed is not None:
+        # Its records speak of these commits: of newer ones none could be taken over.
+        pinned = resumed_revisions(out, suite, resumed, root)
+        if pinned is not None:
+            return pinned
     return _NOWHERE if network else newest_revisions(out, suite.name) or _NOWHERE
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.data.sampling import ARM_SHARES
 from pytest_invarlock.earlier_runs import run_folders
 from pytest_invarlock.path_names import slug
+from pytest_invarlock.policy.confirming_draws import is_to_be_confirmed
 from pytest_invarlock.preflight.machine import as_bytes
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def planned_document(
         "models": [pair.name for pair in suite.pairs],
         "scenarios": len(suite.scenarios),
         "measurements": _measurements(suite),
+        "confirmed": _confirmed(suite),
         "items": len(items),
         "tier": policy.tier,
         "profile": policy.profile,
@@ -108,6 +110,8 @@ def planned_lines(document: Mapping[str, Any]) -> list[str]:
         f"({documents['effective_floor']:g} effective), so at least {documents['needed']} in all "
         f"that are long enough; found {found}",
     ]
+    if document["confirmed"]:
+        lines.insert(1, f"  two draws at least, to confirm: {', '.join(document['confirmed'])}")
     lines += _memory_lines(document["memory"])
     disk = document["disk"]
     lines.append(
@@ -126,7 +130,7 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
     seconds hold whatever it waited for: loading and the baseline's pass stand in the first one.
     """
     wanted = {
-        (pair.name, scenario.name): len(suite.runs_of(scenario))
+        (pair.name, scenario.name): len(suite.runs_of(pair, scenario))
         for pair, scenario in suite.planned()
     }
     planned = sum(wanted.values())
@@ -158,7 +162,13 @@ def _seconds(folder: Path) -> list[float]:
 
 
 def _measurements(suite: Suite) -> int:
-    return sum(len(suite.runs_of(scenario)) for _, scenario in suite.planned())
+    return sum(len(suite.runs_of(pair, scenario)) for pair, scenario in suite.planned())
+
+
+def _confirmed(suite: Suite) -> list[str]:
+    """The scenarios that are drawn twice at least, on whichever model."""
+    planned = suite.planned()
+    return list(dict.fromkeys(s.name for pair, s in planned if is_to_be_confirmed(suite, pair, s)))
 
 
 def _documents(suite: Suite) -> tuple[int | None, str | None]:

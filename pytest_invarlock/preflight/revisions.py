@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.earlier_runs import run_folders
+from pytest_invarlock.earlier_runs import named_run, newest_run, run_folders
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.atomic import write_json
+from pytest_invarlock.policy.settings import NEWEST
 
 if TYPE_CHECKING:
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
+    from pytest_invarlock.policy.suite import Suite
 
 FILE_NAME = "model_revisions.json"
 KINDS = ("models", "datasets")
@@ -122,6 +124,28 @@ def newest_revisions(out: Path, suite: str) -> Revisions | None:
         if path.is_file():
             return read_revisions(path, f"{run.name}/state/{FILE_NAME}")
     return None
+
+
+def resumed_revisions(out: Path, suite: Suite, reference: str, root: Path) -> Revisions | None:
+    """Those of the run that a session continues; None where there is none, or it wrote none.
+
+    Args:
+        out: the output folder.
+        suite: of which the newest run is meant, where ``reference`` is ``newest``.
+        reference: what setting ``resume`` names.
+        root: where a relative path starts.
+
+    Raises ConfigError where the reference is no run (UNKNOWN_RUN), or the file no such file.
+    """
+    if reference == NEWEST:
+        name = f"sweep-{suite.name}" if suite.sweeps else suite.name
+        run = newest_run(out, name, suite.node_prefix, session="")
+    else:
+        run = named_run(out, reference, root)
+    path = None if run is None else run.state / FILE_NAME
+    if run is None or path is None or not path.is_file():
+        return None
+    return read_revisions(path, f"{run.run_id}/state/{FILE_NAME}")
 
 
 def _malformed(origin: str, what: str) -> ConfigError:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.plugin.conftest import GUARDED, SUITE_FILE
+from tests.plugin.conftest import HEAD as TEXT_ONLY_HEAD
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Repository
 
 ITEM = f"{SUITE_FILE}::builtin:llama::calibration::preset"
 HEAD = GUARDED.replace("scenarios:", "calibration: {runs: 2}\nscenarios:")
+# Without guards only drift's limit is derived.
+QUICK_HEAD = TEXT_ONLY_HEAD.replace("scenarios:", "calibration: {runs: 2}\nscenarios:")
 # Behind every plugin's own reordering, ours but for the last.
 SHUFFLE = """\
 def pytest_collection_modifyitems(items):
@@ -84,7 +87,7 @@ def test_derived_first_written_packed_and_reused(repository: Repository) -> None
 
 
 def test_calibration_alone_writes_its_preset_and_has_no_verdict(repository: Repository) -> None:
-    repository.suite("noop", head=HEAD)
+    repository.suite("noop", head=QUICK_HEAD)
     result = repository.run(SUITE_FILE, *QUIET, "--invarlock-mode=calibrate-only")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
@@ -96,3 +99,16 @@ def test_calibration_alone_writes_its_preset_and_has_no_verdict(repository: Repo
     assert not (repository.latest / "evidence_pack").exists()
     (written,) = (repository.latest / "presets").glob("*.yaml")
     assert "usable: true" in written.read_text()
+
+
+def test_a_narrowed_run_derives_it_once_for_all_its_workers(repository: Repository) -> None:
+    repository.suite("noop", "rtn", head=QUICK_HEAD)
+    result = repository.run_apart(SUITE_FILE, *QUIET, "-n2", "-k", "primary_metric or tail")
+    result.assert_outcomes(passed=4)
+    logs = {path.stem: path.read_text() for path in (repository.latest / "logs").glob("gw*.log")}
+    assert len(logs) == 2
+    assert sorted(text.count(" calibration_run ") for text in logs.values()) == [0, 6]
+    assert all(text.count(" record ") == 1 for text in logs.values())
+    assert len(list((repository.latest / "presets").iterdir())) == 2
+    assert (repository.verdict()["verdict"], repository.verdict()["status"]) == (None, "partial")
+    assert not (repository.latest / "evidence_pack").exists()

@@ -166,6 +166,10 @@ FORGERIES = {
         lambda f: edited(f, SCENARIOS, lambda v: v["scenarios"][1].update(kind="cast")),
         7,
     ),
+    "guard told otherwise": (
+        lambda f: edited(f, SCENARIOS, lambda v: v["scenarios"][1].update(primary_guard="rmt")),
+        7,
+    ),
     "scenario dropped from the plan": (
         lambda f: edited(f, SCENARIOS, lambda v: v["planned"].pop()),
         7,

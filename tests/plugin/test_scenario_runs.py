@@ -48,28 +48,40 @@ def test_each_scenario_has_its_own_runs(repository):
     assert len(digests) == 2
     assert repository.verdict()["verdict"] == "PASS"
     planned = {"once": (1, None), "twice": (2, None), "seeded": (2, [3, 5])}
-    pack = repository.latest / "evidence_pack"
-    manifest = json.loads((pack / "manifest.json").read_text())
-    told = json.loads((pack / "metadata" / "scenarios.json").read_text())
-    for entries in (manifest["planned"], told["planned"], repository.verdict()["planned"]):
-        assert {e["scenario"]: (e["draws"], e.get("seeds")) for e in entries} == planned
+    told = told_everywhere(repository, planned)
     (twice,) = [entry for entry in told["scenarios"] if entry["scenario"] == "twice"]
     assert (twice["intent"], twice["primary_guard"], twice["timeout"]) == (
         "clean_control", "tail", 600.0,
     )  # fmt: skip
     plans = [path.read_text() for path in (repository.latest / "state" / "plans").glob("*.json")]
     assert any('"clean_control"' in plan and '"seeds"' in plan for plan in plans)
+
+
+def told_everywhere(repository, planned) -> dict:
+    """The pack's scenarios, once it verifies and states ``planned`` wherever it states a plan."""
+    pack = repository.latest / "evidence_pack"
+    manifest = json.loads((pack / "manifest.json").read_text())
+    told = json.loads((pack / "metadata" / "scenarios.json").read_text())
+    for entries in (manifest["planned"], told["planned"], repository.verdict()["planned"]):
+        assert {e["scenario"]: (e["draws"], e.get("seeds")) for e in entries} == planned
     pinned = (manifest["signing"]["fingerprint"],)
     report = verify_pack(
         pack, VerifyOptions(expected_fingerprints=pinned), rederive_pack, check_schemas
     )
     assert report.ok, report.findings
+    return told
 
 
-def test_repeats_on_the_command_line_beat_them(repository):
-    name = suite(repository, f"id: seeded, seeds: [5, 3], {NOOP}")
-    assert repository.run(name, "--invarlock-repeats=1").ret == pytest.ExitCode.OK
-    assert measured(repository) == {"seeded": [0]}
+def test_repeats_on_the_command_line_beat_them_but_for_the_run_that_confirms(repository):
+    loud = "strictness: informational, category: error, edit: {name: scale_explosion}"
+    name = suite(repository, f"id: seeded, seeds: [5, 3], {NOOP}", f"id: loud, seeds: [4], {loud}")
+    path = repository.path / name
+    path.write_text("minimum_signal_fraction: {error: 1}\n" + path.read_text())
+    result = repository.run(name, "--invarlock-repeats=1")
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    assert measured(repository) == {"seeded": [0], "loud": [0, 1]}
+    assert repository.verdict()["verdict"] == "PASS"
+    told_everywhere(repository, {"seeded": (1, None), "loud": (2, None)})
 
 
 def test_beyond_its_timeout_a_scenario_is_an_error_and_the_next_one_is_not(repository):

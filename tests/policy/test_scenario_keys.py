@@ -59,13 +59,13 @@ def test_runs_and_seeds_of_a_scenario_beat_the_suites(
     tmp_path: Path, keys: str, runs: tuple[int, ...]
 ) -> None:
     suite = load(tmp_path, f"strictness: must_pass, {keys}{PRUNE}")
-    assert suite.runs_of(suite.scenarios[0]) == runs
+    assert suite.runs_of(suite.pairs[0], suite.scenarios[0]) == runs
     planned = suite_plan(suite)["planned"][0]
     assert planned["draws"] == len(runs)
     assert planned.get("seeds", list(range(planned["draws"]))) == list(runs)
     # The command line beats every file.
     option = load(tmp_path, f"strictness: must_pass, {keys}{PRUNE}", repeats="4")
-    assert option.runs_of(option.scenarios[0]) == (0, 1, 2, 3)
+    assert option.runs_of(option.pairs[0], option.scenarios[0]) == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ def test_the_originals_scenarios_are_all_there(file: str, rows: list[tuple[str, 
     scenarios: list[dict[str, Any]] = parse_yaml(text, name=file).value["scenarios"]
     keys = ("id", "strictness", "intent", "primary_guard")
     assert [tuple(scenario[key] for key in keys) for scenario in scenarios] == rows
+    # Of the original's five the other three are informational, of which no guard may be required.
+    required = [one["id"] for one in scenarios if one.get("primary_guard_required", False)]
+    assert required == (["nan_injection", "extreme_quant"] if file == "faults" else [])
     rules = {**schema("suite"), "required": ["scenarios"]}
     errors = strict_validator()(rules).iter_errors({"scenarios": scenarios})
     assert [error.message for error in errors] == []
@@ -104,7 +107,8 @@ def test_what_an_entry_says_beats_what_it_extends(tmp_path: Path) -> None:
     assert (first.name, second.name) == ("prune_50pct_stress", "again")
     assert first.edit.parameters == {"sparsity": 0.4, "scope": "all"}
     assert second.edit.parameters == {"sparsity": 0.5, "scope": "all"}
-    assert (suite.runs_of(first), suite.runs_of(second)) == ((0, 1), (0,))
+    (pair,) = suite.pairs
+    assert (suite.runs_of(pair, first), suite.runs_of(pair, second)) == ((0, 1), (0,))
     demands = [
         suite.expectation(suite.pairs[0], scenario).strictness for scenario in suite.scenarios
     ]

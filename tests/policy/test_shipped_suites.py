@@ -73,10 +73,16 @@ def test_the_originals_suites_are_what_they_were(name: str, tmp_path: Path) -> N
             assert expected.detectors_all == ()
             found.append(
                 (scenario.name, expected.category, expected.strictness.value,
-                 len(suite.runs_of(scenario)), expected.detectors_any)
+                 len(suite.runs_of(pair, scenario)), expected.detectors_any)
             )  # fmt: skip
         assert found == rows
     assert (suite.plan.source.provider, suite.plan.windows.seq_len) == ("wikitext2", 512)
+    assert suite.calibration is not None
+    assert (suite.calibration.runs, suite.calibration.held_out) == (5, 1)
+    # What must pass is what a model's limits are derived from.
+    assert {
+        tuple(benign.name for benign in suite.calibration.benign[pair.name]) for pair in suite.pairs
+    } == {tuple(row[0] for row in SCENARIOS[:4])}
     # Nothing is skipped: every clean edit has parameters for every model.
     assert not any(scenario.skipped for _, scenario in suite.planned())
 
@@ -92,7 +98,14 @@ def test_other_models_and_data_take_the_place_of_the_suites(tmp_path: Path) -> N
     suite = shipped("full", tmp_path, model=models, dataset="pydoc", profile="dev", repeats="1")
     assert [pair.baseline for pair in suite.pairs] == models
     assert suite.plan.source.provider == "pydoc"
-    assert {len(suite.runs_of(scenario)) for scenario in suite.scenarios} == {1}
+    # Of the subtle faults a share must be confirmed, which takes two draws; a stress edit is not.
+    for pair, scenario in suite.planned():
+        expected = suite.expectation(pair, scenario)
+        twice = (expected.category, expected.strictness.value) == ("error", "informational")
+        assert suite.runs_of(pair, scenario) == ((0, 1) if twice else (0,))
+    planned = {(p["model"], p["scenario"]): p["draws"] for p in suite_plan(suite)["planned"]}
+    assert sorted(planned.values()) == [1] * 34 + [2] * 12
+    assert planned["builtin:gpt2", "ve_mlp_scale_skew"] == 2
     demands = {
         pair.baseline: suite.policy.expectation(pair.name, "prune_50pct_stress").strictness.value
         for pair in suite.pairs
@@ -128,6 +141,24 @@ def test_draws_follow_category_scenario_and_option(tmp_path: Path) -> None:
     assert {entry["draws"] for entry in fixed} == {1}
 
 
+def test_a_share_of_confirmed_signals_takes_two_draws_of_what_it_counts(tmp_path: Path) -> None:
+    quiet = "{extends: quant_8bit_stress, "
+    text = (
+        "minimum_signal_fraction: {stress: 0, error: 0.5}\nscenarios:\n" + NOOP + FAULT
+        + f"  - {quiet}id: a1, category: error}}\n  - {quiet}id: s1}}\n"
+        + f"  - {quiet}id: a7, category: error, seeds: [7]}}\n"
+        + f"  - {quiet}id: a3, category: error, runs: 3}}\n"
+    )  # fmt: skip
+    planned = {p["scenario"]: p for p in suite_plan(load(tmp_path, text))["planned"]}
+    assert {name: entry["draws"] for name, entry in planned.items()} == {
+        "a": 1, "nan_injection": 1, "a1": 2, "s1": 1, "a7": 2, "a3": 3,
+    }  # fmt: skip
+    assert planned["a7"]["seeds"] == [7, 8]
+    # A sweep's doses are counted among nothing.
+    doses = load(tmp_path, text, sweep=["a1:group_size=32,64"])
+    assert {p["draws"] for p in suite_plan(doses)["planned"]} == {1}
+
+
 @pytest.mark.parametrize("runs", ["{clean: 0}", "{informational: 2}", "{}", "3", "{error: 1.0}"])
 def test_wrong_draws_of_a_category_are_refused(tmp_path: Path, runs: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -152,9 +183,14 @@ def test_errors_only_plans_just_the_faults(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "run-only"])
-def test_full_and_run_only_plan_everything(mode: str, tmp_path: Path) -> None:
+def test_full_and_run_only_plan_every_scenario(mode: str, tmp_path: Path) -> None:
     suite = shipped("subset", tmp_path, mode=mode)
-    assert suite_plan(suite) == suite_plan(shipped("subset", tmp_path))
+    plan, whole = suite_plan(suite), suite_plan(shipped("subset", tmp_path))
+    if mode == "run-only":
+        # Judged by the tier's limits, or by a preset that is given.
+        assert whole["node_ids"].pop(0) == f"invarlock/subset::{MISTRAL}::calibration::preset"
+        assert whole.pop("calibrations") == [MISTRAL]
+    assert plan == whole
     assert not any("mode" in note for note in suite.notes)
 
 

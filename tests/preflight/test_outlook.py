@@ -203,3 +203,20 @@ def test_the_plan_says_what_a_verdict_needs(ahead: Any, suite_of: Any, tmp_path:
     unknown = planned_document(gone, found, tmp_path / "out")["documents"]
     assert unknown["found"] is None
     assert unknown["unknown_because"]
+
+
+def test_the_plan_names_what_is_drawn_again_to_be_confirmed(
+    ahead: Any, suite_of: Any, tmp_path: Path
+) -> None:
+    quiet = SCENARIO.replace("id: rtn", "id: quiet").replace(
+        "must_pass", "informational, category: error"
+    )
+    two = SCENARIO + quiet
+    found = ahead("builtin:llama", scenarios=two)
+    for share, confirmed, measurements in ((0, [], 2), (0.5, ["quiet"], 3)):
+        scenarios = f"{two}minimum_signal_fraction: {{error: {share}}}\n"
+        suite = suite_of("builtin:llama", scenarios=scenarios, repeats="1")
+        document = planned_document(suite, found, tmp_path / "out")
+        assert (document["confirmed"], document["measurements"]) == (confirmed, measurements)
+        told = "  two draws at least, to confirm: quiet" in planned_lines(document)
+        assert told is bool(confirmed)

@@ -175,6 +175,58 @@ def test_with_the_network_a_given_file_says_at_which_revision(
     assert not pinned("org/tiny", allow_network="1", revisions="none.json").problems
 
 
+@pytest.fixture
+def earlier_run(tmp_path: Path) -> Any:
+    """Makes the folder of a run of the suite, with the revisions that it measured."""
+
+    def make(name: str, revision: str | None = COMMIT) -> None:
+        run = tmp_path / "out" / name
+        (run / "state" / "plans").mkdir(parents=True)
+        (run / "state" / "session").write_text("earlier|small.invarlock.yaml|")
+        if revision is not None:
+            revisions_file(run / "state" / "model_revisions.json", **{"org/tiny": revision})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "resume", ["newest", "small-20260102T000000Z", "out/small-20260102T000000Z"]
+)
+def test_with_the_network_a_resumed_run_says_at_which_revision(
+    resume: str, pinned: Any, answers: Any, hub_cache: Any, earlier_run: Any, tmp_path: Path
+) -> None:
+    earlier_run("small-20260101T000000Z", OTHER)
+    earlier_run("small-20260102T000000Z")
+    answers["org/tiny"] = HubState(COMMIT)
+    assert not pinned("org/tiny", allow_network="1", resume=resume).problems
+    # Not resumed, the run measures what the Hub has by now; a file of one's own beats both.
+    assert not pinned("org/tiny", allow_network="1").problems
+    revisions_file(tmp_path / "r.json", **{"org/tiny": OTHER})
+    assert not pinned("org/tiny", allow_network="1", resume=resume, revisions="r.json").problems
+    assert [asked for _, asked, _ in answers["asked"]] == [COMMIT, None, OTHER]
+
+
+def test_a_resumed_run_that_pinned_nothing_keeps_nobody_from_asking(
+    pinned: Any, answers: Any, hub_cache: Any, earlier_run: Any
+) -> None:
+    answers["org/tiny"] = HubState(COMMIT)
+    assert not pinned("org/tiny", allow_network="1", resume="newest").problems
+    earlier_run("small-20260101T000000Z", None)
+    assert not pinned("org/tiny", allow_network="1", resume="newest").problems
+    assert [asked for _, asked, _ in answers["asked"]] == [None, None]
+    assert codes(pinned("org/tiny", allow_network="1", resume="absent")) == ["UNKNOWN_RUN"]
+
+
+def test_without_the_network_the_resumed_run_pins_before_a_newer_one(
+    pinned: Any, hub_cache: Any, earlier_run: Any
+) -> None:
+    hub_cache("org/tiny")
+    earlier_run("small-20260101T000000Z", COMMIT)
+    earlier_run("small-20260102T000000Z", OTHER)
+    found = pinned("org/tiny", profile="ci", resume="small-20260101T000000Z")
+    assert (codes(found), found.models) == ([], {"org/tiny": f"org/tiny@{COMMIT}"})
+
+
 @pytest.mark.parametrize(("closed", "code"), [("gated", "HUB_GATED"), ("private", "HUB_PRIVATE")])
 def test_a_closed_model_needs_approval(
     closed: str, code: str, pinned: Any, answers: Any, hub_cache: Any

@@ -1,0 +1,133 @@
+"""What suite subset costs over the forward passes that nobody can save, in one process.
+
+The suite's twenty scenarios, one draw each, without the runs that confirm and deriving no preset,
+÷ 21 bare loops over the same windows: one for the baseline and one for each subject. The clock of
+the suite starts when its model is loaded and stops when the evidence pack is sealed.
+
+Usage: python benchmarks/suite_overhead.py [--model builtin:llama] [--loops 10] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import datetime as dt
+import os
+import pstats
+import statistics
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from overhead import _padded, bare_loop
+
+SEQ_LEN, WINDOWS, THREADS, BATCH = 128, 96, 1, 64
+SUBJECTS, GOAL = 20, 1.6
+SUITE = """\
+extends: subset
+name: overhead
+models: ["{model}"]
+profile: dev
+dataset: {{provider: pydoc, seq_len: {seq_len}, preview_n: {windows}, final_n: {windows}}}
+run: {{device: cpu, dtype: float32, threads: {threads}, batch_tokens: {tokens}}}
+minimum_signal_fraction: {{stress: 0, error: 0}}
+"""
+
+
+def bare_seconds(bench, batches, loops: int) -> list[float]:
+    """The seconds of each of ``loops`` bare passes."""
+    from pytest_invarlock.core.determinism import in_force
+
+    taken = []
+    with in_force(bench.plan):
+        for _ in range(loops):
+            start = time.perf_counter()
+            bare_loop(bench.baseline.model, batches)
+            taken.append(time.perf_counter() - start)
+    return taken
+
+
+def resident(model: str):
+    """The model with its windows, as the suite measures them."""
+    from pytest_invarlock.bench.resident import Bench
+    from pytest_invarlock.core.determinism import resolve_plan
+    from pytest_invarlock.plan import DataSource, MeasurementPlan, Pair, WindowSelection
+
+    plan = MeasurementPlan(
+        DataSource("pydoc"), WindowSelection(SEQ_LEN, SEQ_LEN, WINDOWS, WINDOWS),
+        device="cpu", dtype="float32", threads=THREADS, batch_tokens=BATCH * SEQ_LEN,
+    )  # fmt: skip
+    return Bench(Pair("model", model), resolve_plan(plan))
+
+
+def session(folder: Path, model: str, profiler: cProfile.Profile | None) -> tuple[float, int]:
+    """Seconds from the loaded model to the sealed pack, and how many records were made."""
+    import pytest
+
+    suite = folder / "overhead.invarlock.yaml"
+    suite.write_text(
+        SUITE.format(model=model, seq_len=SEQ_LEN, windows=WINDOWS, threads=THREADS,
+                     tokens=BATCH * SEQ_LEN)
+    )  # fmt: skip
+    out = folder / "out"
+    # Plugins that only this repository's own tests need are no part of a user's run.
+    quiet = ["-q", "--no-summary", "-p", "no:cacheprovider", "-p", "no:randomly",
+             "-p", "no:hypothesispytest", "--rootdir", str(folder)]  # fmt: skip
+    with profiler or nullcontext():
+        status = pytest.main(
+            [*quiet, str(suite), "--invarlock-mode=run-only", "--invarlock-repeats=1",
+             f"--invarlock-out={out}"]
+        )  # fmt: skip
+    ended = dt.datetime.now(dt.UTC)
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise SystemExit(f"the suite ended with status {status}")
+    run = out / "latest"
+    loaded = [
+        line.split()[0]
+        for line in (run / "logs" / "main.log").read_text().splitlines()
+        if line.split()[1] == "baseline_load"
+    ]
+    n_records = len(list(run.glob("records/*/*/*.record.json")))
+    # The baseline's losses are kept in that format too.
+    checkpoints = [p for p in folder.rglob("*.safetensors") if p.parent.name != "baseline"]
+    print(f"  loads {len(loaded)}, records {n_records}, checkpoints written {len(checkpoints)}, "
+          f"exit status {int(status)}")  # fmt: skip
+    return (ended - dt.datetime.fromisoformat(loaded[0])).total_seconds(), n_records
+
+
+def main() -> None:
+    """Print the ratio, and with ``--profile`` where the suite's time goes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="builtin:llama")
+    parser.add_argument("--loops", type=int, default=10, help="bare passes before and after")
+    parser.add_argument("--profile", action="store_true", help="also where the time goes; slower")
+    arguments = parser.parse_args()
+    profiler = cProfile.Profile() if arguments.profile else None
+    bench = resident(arguments.model)
+    batches = _padded(bench.windows(0))
+    bare_seconds(bench, batches, 1)
+    print(f"{arguments.model}, suite subset, 2 x {WINDOWS} windows of {SEQ_LEN} tokens, "
+          f"{THREADS} thread")  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        # A key of one's own is not touched.
+        os.environ |= {"XDG_CONFIG_HOME": name, "HF_HUB_OFFLINE": "1"}
+        bare = bare_seconds(bench, batches, arguments.loops)
+        ours, n_records = session(Path(name), arguments.model, profiler)
+        bare += bare_seconds(bench, batches, arguments.loops)
+    if n_records != SUBJECTS:
+        raise SystemExit(f"{n_records} records, {SUBJECTS} were planned")
+    one = statistics.fmean(bare)
+    ratio = ours / (one * (SUBJECTS + 1))
+    print(f"suite subset after load / {SUBJECTS + 1} bare loops: {ours:.2f} s / "
+          f"{one * (SUBJECTS + 1):.2f} s = {ratio:.3f}; one loop {one:.3f} s "
+          f"({min(bare):.3f} to {max(bare):.3f}); goal {GOAL:g}: "
+          f"{'met' if ratio <= GOAL else 'NOT met'}")  # fmt: skip
+    if profiler is not None:
+        pstats.Stats(profiler).sort_stats("cumulative").print_stats(
+            "pytest_invarlock|invarlock_guards", 60
+        )
+
+
+if __name__ == "__main__":
+    main()

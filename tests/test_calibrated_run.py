@@ -1,0 +1,159 @@
+"""A narrowed run's presets: derived once by whatever needs one, and never a second time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_invarlock.calibrated_run import calibrated_in_run
+from pytest_invarlock.core.calibration import calibration_inputs
+from pytest_invarlock.decision import Outcome
+from pytest_invarlock.errors import DataError, InvarlockError
+from pytest_invarlock.policy.calibrated_preset import META
+from pytest_invarlock.policy.settings import Settings
+from pytest_invarlock.policy.suite import Suite, load_suite_file
+from pytest_invarlock.resumption import Resumption
+from pytest_invarlock.workbench import Workbench
+
+from .calibration.made import preset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUITE = """\
+name: small
+models: ["builtin:llama"]
+profile: dev
+dataset: {provider: pydoc}
+calibration: {runs: 2}
+scenarios:
+  - {id: a, strictness: must_pass, edit: {name: noop}}
+  - {id: b, strictness: must_pass, edit: {name: noop}}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    path = tmp_path / "small.invarlock.yaml"
+    path.write_text(SUITE)
+    return load_suite_file(path, Settings(), tmp_path)
+
+
+class Lab:
+    """Workbenches of one session on which a calibration ends as it is told to."""
+
+    def __init__(self, suite: Suite, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.suite, self.out = suite, folder / "out"
+        (self.pair,) = suite.pairs
+        self.outcome: Outcome | Exception = Outcome.PASS
+        self.seconds = 0.0
+        self.derived: list[Any] = []
+        self.told: list[str] = []
+        monkeypatch.setattr("pytest_invarlock.core.calibration.calibrate", self._calibrate)
+        monkeypatch.setattr(Workbench, "bench", lambda *_: SimpleNamespace())
+        # As far as a scenario comes that has limits to be judged by.
+        monkeypatch.setattr(Workbench, "_record", lambda *_: pytest.skip("measured"))
+
+    def _calibrate(self, bench: Any, *_: Any, inputs: str, **__: Any) -> Any:
+        self.derived.append(bench)
+        time.sleep(self.seconds)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        document = preset(self.pair.name, self.outcome)
+        document[META]["inputs"] = inputs
+        return SimpleNamespace(document=document, held_out=SimpleNamespace(problems=list))
+
+    def workbench(self, worker: str = "gw0") -> Workbench:
+        return Workbench(
+            self.out, "s", "20260101T000000Z", worker, 1,
+            allow_network=False, report_progress=lambda _, text: self.told.append(text),
+            resumption=Resumption(None, worker, 1, allow_network=False),
+        )  # fmt: skip
+
+    def item(self, scenario: str, *collected: str) -> Any:
+        nodes = [SimpleNamespace(nodeid=f"small::m::{scenario}::tail"), *map(node, collected)]
+        return SimpleNamespace(nodeid=nodes[0].nodeid, session=SimpleNamespace(items=nodes))
+
+    def ask(self, bench: Workbench, scenario: str = "a", *collected: str) -> str:
+        """The code of the error in which a scenario ends, or ``measured``."""
+        (found,) = [one for one in self.suite.scenarios if one.name == scenario]
+        try:
+            bench.measured(self.suite, self.pair, found, item=self.item(scenario, *collected))
+        except InvarlockError as error:
+            return f"{error.code}: {error.cause}"
+        except pytest.skip.Exception as reached:
+            return str(reached)
+        raise AssertionError("unreachable")
+
+
+def node(node_id: str) -> Any:
+    return SimpleNamespace(nodeid=node_id)
+
+
+@pytest.fixture
+def lab(suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(suite, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAIL, Outcome.ERROR])
+def test_a_preset_that_does_not_hold_judges_nothing_and_is_not_derived_again(
+    lab: Lab, outcome: Outcome
+) -> None:
+    lab.outcome = outcome
+    bench = lab.workbench()
+    for scenario in ("a", "b", "a"):
+        assert lab.ask(bench, scenario).startswith(f"CALIBRATION: {lab.pair.name} has no limits")
+    assert len(lab.derived) == 1
+
+
+def test_what_failed_to_derive_is_told_once_and_tried_again_by_the_item_that_met_it(
+    lab: Lab,
+) -> None:
+    lab.outcome = DataError("too little text", remedy="", code="DATA_TOO_SMALL")
+    bench = lab.workbench()
+    assert lab.ask(bench, "a") == "DATA_TOO_SMALL: too little text"
+    assert lab.ask(bench, "b") == (
+        "DATA_TOO_SMALL: the calibration failed, see small::m::a::tail"
+    )  # fmt: skip
+    assert len(lab.derived) == 1
+    lab.outcome = Outcome.PASS
+    assert (lab.ask(bench, "a"), lab.ask(bench, "b")) == ("measured", "measured")
+    assert len(lab.derived) == 2
+
+
+def test_where_its_item_was_collected_no_scenario_derives_it(lab: Lab) -> None:
+    wanted = lab.suite.calibration_node(lab.pair)
+    found = lab.ask(lab.workbench(), "a", wanted)
+    assert found.startswith("CALIBRATION: ")
+    assert "no preset was derived" in found
+    assert not lab.derived
+    # That of another model is no stand-in.
+    assert lab.ask(lab.workbench(), "a", wanted.replace("llama", "gpt2")) == "measured"
+
+
+def test_of_several_workers_one_derives_and_the_others_wait(lab: Lab) -> None:
+    lab.seconds = 0.5
+    benches = [lab.workbench(f"gw{n}") for n in range(3)]
+    with ThreadPoolExecutor(len(benches)) as threads:
+        found = list(threads.map(lambda one: lab.ask(one, "a"), benches))
+    assert found == ["measured"] * 3
+    assert len(lab.derived) == 1
+    waits = "builtin:llama calibration waits for the worker that derives the preset"
+    assert lab.told.count(waits) == 2
+
+
+def test_the_item_and_a_scenario_read_one_preset(lab: Lab) -> None:
+    bench = lab.workbench()
+    first = calibrated_in_run(bench, lab.suite, lab.pair, lab.item("a"))
+    again = calibrated_in_run(lab.workbench("gw1"), lab.suite, lab.pair, lab.item("b"))
+    assert (first.document, first.shown) == (again.document, again.shown)
+    assert len(lab.derived) == 1
+    calibration = lab.suite.calibration
+    assert calibration is not None
+    assert first.document[META]["inputs"] == calibration_inputs(
+        lab.suite.plan, calibration, lab.pair, lab.suite.policy
+    )
