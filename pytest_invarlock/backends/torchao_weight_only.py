@@ -23,7 +23,7 @@ _COLUMNS = 256
 
 
 class TorchaoBackend:
-    """Int8 on every device of torch; int4 on a CPU, and on CUDA in bfloat16."""
+    """Int8 on the devices that torchao knows; int4 on a CPU, whose kernels torch itself has."""
 
     schemes: Mapping[str, int] = {"int8_weight_only": 8, "int4_weight_only": 4}
 
@@ -33,9 +33,9 @@ class TorchaoBackend:
             return "torchao is not installed (pip install torchao, or the extra torchao)"
         kind = torch.device(device).type
         if scheme == "int4_weight_only":
-            if kind not in ("cpu", "cuda"):
-                return f"torchao has no int4 kernels for {kind} that this backend knows"
-            if kind == "cpu" and not _packs_int4_on_cpu():
+            if kind != "cpu":
+                return f"int4 weights are packed for a CPU only, not for {kind}"
+            if not _packs_int4_on_cpu():
                 return "this torchao packs no int4 weights for a CPU (0.18 does)"
         return None
 
@@ -46,7 +46,7 @@ class TorchaoBackend:
         modules = _linear_layers(model, GROUP if scheme == "int4_weight_only" else 1)
         for module in modules.values():
             # One at a time, so that what was packed is freed before the next.
-            quantize_(module, _configuration(scheme, module.weight))
+            quantize_(module, _configuration(scheme))
         return [f"{name}.weight" for name in modules]
 
     def plain(self, model: torch.nn.Module, name: str) -> torch.Tensor:
@@ -92,7 +92,7 @@ class TorchaoBackend:
                     expected.shape[1], expected.shape[0], bias=False, device=like.device,
                     dtype=like.dtype,
                 )  # fmt: skip
-                quantize_(shell, _configuration(scheme, shell.weight))
+                quantize_(shell, _configuration(scheme))
                 state[name] = _refilled(shell.weight, name, stored)
         model.load_state_dict(state, strict=False, assign=True)
 
@@ -119,20 +119,14 @@ def _linear_layers(model: torch.nn.Module, divisor: int) -> dict[str, torch.nn.L
     }
 
 
-def _configuration(scheme: str, weight: torch.Tensor) -> Any:
+def _configuration(scheme: str) -> Any:
     if scheme == "int8_weight_only":
         from torchao.quantization import Int8WeightOnlyConfig
 
         return Int8WeightOnlyConfig(set_inductor_config=False)
-    if weight.device.type == "cpu":
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 
-        return PrototypeInt4WeightOnlyConfig(group_size=GROUP, set_inductor_config=False)
-    from torchao.quantization import Int4WeightOnlyConfig
-
-    return Int4WeightOnlyConfig(
-        group_size=GROUP, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
-    )
+    return PrototypeInt4WeightOnlyConfig(group_size=GROUP, set_inductor_config=False)
 
 
 def _parts(tensor: Any) -> dict[str, torch.Tensor]:

@@ -75,7 +75,7 @@ def deployed_subject(
             remedy="choose another backend, or a model with linear layers",
             code="DEPLOY_NO_TARGET",
         )
-    before = {"logits": logits_of(packed, window), "tensors": _digest(packed)}
+    logits, tensors = logits_of(packed, window), _digest(packed)
     counts = {weight: baseline.model.get_parameter(weight).numel() for weight in names}
     with tempfile.TemporaryDirectory(prefix="invarlock-deploy-") as folder:
         place = Path(folder) / "packed"
@@ -97,9 +97,9 @@ def deployed_subject(
             "baseline_bytes": loaded_bytes(baseline.model),
         },
         "reload": {
-            "tensors_before": before["tensors"],
+            "tensors_before": tensors,
             "tensors_after": _digest(model),
-            **difference(before.pop("logits"), logits_of(model, window)),
+            **difference(logits, logits_of(model, window)),
         },
         "smoke": smoke(model, baseline, window),
     }

@@ -173,6 +173,22 @@ def test_a_backend_that_is_not_there_says_so_before_anything_is_packed(bench: Be
         measured(bench, "good", backend="fakee")
 
 
+def test_torchao_that_is_not_there_or_not_for_a_device_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pytest_invarlock.backends import torchao_weight_only as home
+
+    backend = home.TorchaoBackend()
+    monkeypatch.setattr(home, "find_spec", lambda name: None)
+    for scheme in backend.schemes:
+        assert "torchao is not installed (pip install" in str(backend.unavailable(scheme, "cpu"))
+    monkeypatch.setattr(home, "find_spec", lambda name: name)
+    monkeypatch.setattr(home, "_packs_int4_on_cpu", lambda: False)
+    assert backend.unavailable("int8_weight_only", "mps") is None
+    assert "not for mps" in str(backend.unavailable("int4_weight_only", "mps"))
+    assert "packs no int4 weights" in str(backend.unavailable("int4_weight_only", "cpu"))
+
+
 def test_a_guards_absent_evidence_never_passes(whole: Record) -> None:
     guards = {n: e for n, e in whole.facts.guards.items() if n != "deployable"}
     check = decided(replace(whole.facts, guards=guards)).check("deployable")
