@@ -20,6 +20,7 @@ from invarlock_guards.judge.variance import judge_variance
 
 from pytest_invarlock.checks.attested import attested_check
 from pytest_invarlock.checks.completeness import unfit
+from pytest_invarlock.checks.deployable import deployable, skipped_reason
 from pytest_invarlock.checks.drift import drift_check
 from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.checks.guard_floor import ACTIVATIONS, below_guard_floor
@@ -28,7 +29,7 @@ from pytest_invarlock.checks.guard_overhead import guard_overhead
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.stated_rescaling import with_remediation
 from pytest_invarlock.checks.tail import tail_check
-from pytest_invarlock.decision import SAYS_NOTHING, CheckDecision, Decision, Outcome
+from pytest_invarlock.decision import SAYS_NOTHING, SEVERITY, CheckDecision, Decision, Outcome
 from pytest_invarlock.policy.decision_policy import (
     KNOWN_GUARDS,
     NO_SIGN,
@@ -36,6 +37,7 @@ from pytest_invarlock.policy.decision_policy import (
     Expectation,
     Strictness,
 )
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
 from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.records import Facts
 
@@ -63,14 +65,19 @@ def decide(facts: Facts, policy: DecisionPolicy, *, pool: Pool = "certification"
     Raises ConfigError where the policy holds no expectation for the facts' scenario.
     """
     expected = policy.expectation(facts.model, facts.scenario)
-    checks = _judged(
-        tuple(
-            _of_other_pool(name, facts, pool) or _check(name, facts, policy)
-            for name in policy.checks
+    names = policy.checks_of(expected)
+    skipped = skipped_reason(facts, expected)
+    if skipped is not None:
+        checks = tuple(CheckDecision(n, Outcome.SKIPPED, "skipped", skipped) for n in names)
+    else:
+        checks = _judged(
+            tuple(_of_other_pool(n, facts, pool) or _check(n, facts, policy) for n in names)
         )
-    )
     fired = tuple(check.check for check in checks if check.outcome is Outcome.FAIL)
-    outcome, met, text = _expectation(expected, checks, fired)
+    if skipped is not None:
+        outcome, met, text = Outcome.SKIPPED, False, f"skipped: {skipped}"
+    else:
+        outcome, met, text = _expectation(expected, checks, fired)
     return Decision(
         model=facts.model,
         scenario=facts.scenario,
@@ -129,6 +136,8 @@ def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         return _CHECKS[name](facts, policy)
     if name == OVERHEAD:
         return guard_overhead(facts, policy)
+    if name == DEPLOYABLE:
+        return deployable(facts, policy)
     if name not in KNOWN_GUARDS:
         return attested_check(
             name,
@@ -255,10 +264,7 @@ def _detection(
     return outcome, False, reasons or "no declared detector was evaluated"
 
 
-_SEVERITY = (Outcome.PASS, Outcome.WARN, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR)
-
-
 def _worst(checks: tuple[CheckDecision, ...]) -> CheckDecision:
     if not checks:
         return CheckDecision("none", Outcome.ERROR, "not_evaluated", "the policy demands no check")
-    return max(checks, key=lambda check: _SEVERITY.index(check.outcome))
+    return max(checks, key=lambda check: SEVERITY.index(check.outcome))

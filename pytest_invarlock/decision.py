@@ -12,11 +12,15 @@ SAYS_NOTHING = ("not_applicable", "monitored", "not_prepared")
 
 
 class Outcome(StrEnum):
-    """What a check came to; only PASS and WARN let an item pass."""
+    """What a check came to; only PASS and WARN let an item pass.
+
+    SKIPPED is for what a deployable scenario's missing backend leaves unmeasured, and never passes.
+    """
 
     PASS = "PASS"
     WARN = "WARN"
     FAIL = "FAIL"
+    SKIPPED = "SKIPPED"
     INCONCLUSIVE = "INCONCLUSIVE"
     ERROR = "ERROR"
 
@@ -111,7 +115,9 @@ class Decision:
         }
 
 
-SEVERITY = (Outcome.PASS, Outcome.WARN, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR)
+SEVERITY = (
+    Outcome.PASS, Outcome.WARN, Outcome.SKIPPED, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR,
+)  # fmt: skip
 """Outcomes from the best to the worst."""
 
 

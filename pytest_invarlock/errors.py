@@ -53,6 +53,12 @@ class EditError(InvarlockError):
     default_code = "EDIT"
 
 
+class BackendUnavailable(InvarlockError):  # noqa: N818  a reason to skip, not a defect
+    """A backend that is not installed, or does not run a scheme on the device."""
+
+    default_code = "BACKEND_UNAVAILABLE"
+
+
 class GuardError(InvarlockError):
     """A guard that could not be prepared or measured."""
 

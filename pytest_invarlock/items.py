@@ -72,6 +72,8 @@ class CheckItem(pytest.Item):
             entry for entry in self.user_properties if not entry[0].startswith("invarlock.")
         ]
         self.user_properties.extend(measured.properties(self.name))
+        if measured.skipped is not None:
+            pytest.skip(measured.skipped)
         problem = measured.problem(self.name)
         if problem is None:
             for warning in measured.warnings(self.name):

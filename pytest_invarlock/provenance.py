@@ -13,6 +13,7 @@ from pathlib import Path
 
 LIBRARIES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "scipy", "pytest",
+    "torchao",
 )  # fmt: skip
 
 

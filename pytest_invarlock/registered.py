@@ -17,9 +17,10 @@ from pytest_invarlock.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Group = Literal["invarlock.guards", "invarlock.adapters"]
+Group = Literal["invarlock.guards", "invarlock.adapters", "invarlock.backends"]
 GUARDS: Group = "invarlock.guards"
 ADAPTERS: Group = "invarlock.adapters"
+BACKENDS: Group = "invarlock.backends"
 OWN_DISTRIBUTION = "pytest-invarlock"
 
 

@@ -13,6 +13,7 @@ from pytest_invarlock.certificate.signal_text import (
     signal_lines,
 )
 from pytest_invarlock.certificate.verdict_text import verdict_text
+from pytest_invarlock.decision import Outcome
 from pytest_invarlock.scenario_runs import flaky_scenarios
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ HEADINGS = ("", "scenario", "verdict", "ratio", "bound", "limit", "fired", "time
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The cells of a decision, and whether it met its expectation."""
+    """The cells of a decision, and whether it met its expectation, or was skipped."""
 
     met: bool
     cells: tuple[str, ...]
@@ -48,9 +49,9 @@ def _row(record: Record, decision: Decision) -> Row:
         name += f" run {decision.draw}"
     seconds = record.observations.get("seconds_subject")
     return Row(
-        decision.expectation_met,
+        decision.expectation_met or decision.outcome is Outcome.SKIPPED,
         (
-            "ok" if decision.expectation_met else "XX",
+            _mark(decision),
             name,
             f"{decision.outcome.value} ({decision.strictness.replace('_', ' ')})",
             *_amounts(numbers),
@@ -58,6 +59,12 @@ def _row(record: Record, decision: Decision) -> Row:
             f"{seconds:.1f} s" if isinstance(seconds, float) else "-",
         ),
     )
+
+
+def _mark(decision: Decision) -> str:
+    if decision.outcome is Outcome.SKIPPED:
+        return "--"
+    return "ok" if decision.expectation_met else "XX"
 
 
 def _metric_numbers(decision: Decision) -> Mapping[str, float | int | str | None]:

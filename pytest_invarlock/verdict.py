@@ -11,6 +11,7 @@ from pytest_invarlock.alarms import Alarm, alarms
 from pytest_invarlock.decision import Decision, Outcome
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
 from pytest_invarlock.run_requirements import (
     Requirement,
     expectation_requirements,
@@ -65,24 +66,29 @@ def decide_run(
 
     So are draws of one scenario that are of different metrics, or cut their windows by different
     conventions: their numbers are not comparable. Every run of a scenario counts; a requirement
-    stands only where some scenario demands it.
+    stands only where some scenario demands it. Of a deployable scenario whose backend is not there
+    nothing is demanded: the verdict says so, and is a FAIL where nothing else was measured.
 
     Args:
         planned: what the run set out to measure.
         decisions: what `decide` said of each record, in any order.
         policies: by (model, scenario), the policy each was decided under.
     """
+    skipped = [d for d in decisions if d.outcome is Outcome.SKIPPED]
     found = {(d.model, d.scenario, d.draw) for d in decisions}
     wanted = {(p.model, p.scenario, draw) for p in planned for draw in p.runs}
     ordered = sorted(decisions, key=lambda d: (d.model, d.scenario, d.draw))
     requirements = [
-        Requirement("evidence_present", bool(found), f"{len(found)} records"),
+        Requirement("evidence_present", len(found) > len(skipped), f"{len(found)} records"),
         _coverage(wanted, found, set(policies), len(decisions) - len(found)),
     ]
     comparable = _one_convention(ordered)
     if comparable is not None:
         requirements.append(comparable)
-    scenarios = scenario_runs(ordered, policies)
+    if skipped:
+        requirements.append(_skips(skipped))
+    without = {(d.model, d.scenario) for d in skipped}
+    scenarios = scenario_runs(ordered, {k: p for k, p in policies.items() if k not in without})
     fractions = signal_fractions(scenarios, policies)
     requirements += expectation_requirements(scenarios)
     requirements += primary_guard_requirements(scenarios)
@@ -95,6 +101,13 @@ def decide_run(
         alarms=alarms(ordered),
         flaky=flaky_scenarios(ordered),
     )
+
+
+def _skips(skipped: Sequence[Decision]) -> Requirement:
+    """States what was skipped and why; it holds, since a backend need not be installed."""
+    told = dict.fromkeys(f"{d.model} {d.scenario}: {d.text}" for d in skipped)
+    text = f"{len(skipped)} records without their backend: {'; '.join(sorted(told))}"
+    return Requirement("deployable_skipped", True, text)
 
 
 def _one_convention(decisions: Sequence[Decision]) -> Requirement | None:
@@ -166,5 +179,10 @@ def _counts(decisions: Sequence[Decision]) -> dict[str, int]:
         "records_total": len(decisions),
         "expectations_met": sum(decision.expectation_met for decision in decisions),
         **{f"{word}_total": categories[word] for word in ("clean", "stress", "error", "compare")},
-        **{f"outcome_{outcome.value.lower()}": outcomes[outcome] for outcome in Outcome},
+        **({"deployable_total": n} if (n := categories[DEPLOYABLE]) else {}),
+        **{
+            f"outcome_{outcome.value.lower()}": outcomes[outcome]
+            for outcome in Outcome
+            if outcome is not Outcome.SKIPPED or outcomes[outcome]
+        },
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.calibrated_run import calibrated_in_run, is_left_to_scenarios
 from pytest_invarlock.decision import SEVERITY, Decision, Outcome
-from pytest_invarlock.errors import InvarlockError, error_code
+from pytest_invarlock.errors import BackendUnavailable, InvarlockError, error_code
+from pytest_invarlock.path_names import without_absolute_paths
 from pytest_invarlock.preflight.revisions import Pins
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.resumption import Resumption
@@ -59,6 +60,12 @@ class Measured:
                 -1 if decision.outcome is Outcome.INCONCLUSIVE else rank,
             )
         return (False, SEVERITY.index(decision.check(item).outcome))
+
+    @property
+    def skipped(self) -> str | None:
+        """Why the scenario was not measured; None where it was."""
+        skips = (d.text for d in self.decisions if d.outcome is Outcome.SKIPPED)
+        return next(skips, None)
 
     def problem(self, item: str) -> str | None:
         """Why ``item`` fails: outcome first, in one line; None where it passes."""
@@ -274,7 +281,8 @@ class Workbench:
         except Exception as error:
             self._errors[key] = (error_code(error), str(item.nodeid))
             raise
-        self.resumption.keep(run, asked, pair, scenario, record)
+        if record.facts.error is None:
+            self.resumption.keep(run, asked, pair, scenario, record)
         return record
 
     def measure_and_keep(
@@ -288,7 +296,8 @@ class Workbench:
     ) -> Record:
         """Measure one draw, telling ``item`` how far it is, and write the record down.
 
-        Whatever ends the measurement is evidence too: recorded by its code, then raised.
+        Whatever ends the measurement is evidence too: recorded by its code, then raised. A backend
+        that is not there is recorded with its reason, and the record returned.
         """
         from pytest_invarlock.core.engine import error_record, measure
 
@@ -303,6 +312,9 @@ class Workbench:
 
             there.progress = progress
             record = measure(pair, scenario, plan, bench=there, salt=run.salt(), worker=self.worker)
+        except BackendUnavailable as error:
+            reason = without_absolute_paths(str(error))
+            record = error_record(pair, scenario, plan, error.code, skipped=reason)
         except Exception as error:
             run.write_record(error_record(pair, scenario, plan, error_code(error)))
             run.log(self.worker, "error", scenario=scenario.name, code=error_code(error))

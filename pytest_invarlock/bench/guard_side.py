@@ -169,7 +169,8 @@ def guard_evidence(
     looks = _looks(baseline, structure, recorded, subject, tried, reads_alike=reads_alike)
     for look in looks if len(asked) > 1 else itertools.islice(looks, 1):
         if watch is not None:
-            if "invariants" in look:
+            # What was read of packed weights are the plain numbers beside the model.
+            if "invariants" in look and subject.plain is None:
                 _read_again(subject.loaded)
             watch.step(list(look))
             if watch.altered_by is not None:
@@ -226,7 +227,10 @@ def _weights(baseline: LoadedModel, subject: Subject) -> GuardEvidence:
     before = subject.weights_before
     if before is None:
         before = dict(baseline.model.named_parameters())
-    return measure_models(baseline.model, before, dict(subject.loaded.model.named_parameters()))
+    after = subject.plain
+    if after is None:
+        after = dict(subject.loaded.model.named_parameters())
+    return measure_models(baseline.model, before, after)
 
 
 def _activations(

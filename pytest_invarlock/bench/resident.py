@@ -16,6 +16,7 @@ from pytest_invarlock.bench.baseline_pass import baseline_pass
 from pytest_invarlock.bench.baseline_side import BaselineSide, head_gives_logits
 from pytest_invarlock.bench.counters import Counters
 from pytest_invarlock.bench.damaged_view import damaged_subject
+from pytest_invarlock.bench.deployed import deployed_subject
 from pytest_invarlock.bench.draws import Draws
 from pytest_invarlock.bench.first_look import FirstLook, first_look
 from pytest_invarlock.bench.function_state import function_state
@@ -32,6 +33,7 @@ from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.faults.structural import VIEW_FAULTS
 from pytest_invarlock.plan import ARMS, Arm
+from pytest_invarlock.policy.deploy_names import DEPLOY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -240,10 +242,8 @@ class Bench:
             reference={arm: side.reference(subject, evidence.scores[arm]) for arm in ARMS},
             advance=partial(self._advance, "subject", 0, total),
         )
-        sequential = self.plan.sequential
-        measured = (
-            subject_pass.whole() if sequential is None else subject_pass.until_decided(sequential)
-        )
+        rule = self.plan.sequential
+        measured = subject_pass.whole() if rule is None else subject_pass.until_decided(rule)
         self.counters.subject_windows += sum(
             len(batch.order) for arm in measured.values() for batch in arm.batches
         )
@@ -252,8 +252,10 @@ class Bench:
     def _advance(self, stage: str, before: int, total: int, done: int) -> None:
         self.progress(stage, before + done, total)
 
-    def applied(self, spec: EditSpec) -> AbstractContextManager[Subject]:
-        """The baseline with ``spec``: `edited`, or a `damaged_view` for a structural fault."""
+    def applied(self, spec: EditSpec, draw: int = 0) -> AbstractContextManager[Subject]:
+        """The baseline with ``spec``: `edited`, a `damaged_view`, or packed and loaded again."""
+        if spec.name == DEPLOY:
+            return deployed_subject(spec, self.unedited(), self.windows(draw), self.plan)
         return self.damaged_view(spec) if spec.name in VIEW_FAULTS else self.edited(spec)
 
     @contextmanager

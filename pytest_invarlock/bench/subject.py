@@ -27,6 +27,8 @@ class Subject:
     that could compute a loss; then ``loaded.model`` holds names and shapes only. ``weights_before``
     are the baseline's parameters where the resident model no longer holds them. ``spectral`` is
     what files showed of its weights beside the baseline's, None where loaded models are compared.
+    ``plain`` are its parameters where the model itself holds them packed; ``deployment`` is the
+    evidence of how it was packed, stored and loaded again.
     """
 
     loaded: LoadedModel
@@ -37,6 +39,8 @@ class Subject:
     load_failure: str | None = None
     weights_before: Mapping[str, torch.Tensor] | None = None
     spectral: GuardEvidence | None = None
+    plain: Mapping[str, torch.Tensor] | None = None
+    deployment: Mapping[str, Any] | None = None
 
 
 def loaded_subject(loaded: LoadedModel, spectral: GuardEvidence | None = None) -> Subject:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,8 +15,17 @@ if TYPE_CHECKING:
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Hex SHA-256 of dtype, shape and bytes of ``tensor`` (any dtype and device)."""
     head = f"{tensor.dtype}|{tuple(tensor.shape)}|".encode()
+    if is_traceable_wrapper_subclass(tensor):
+        return hashlib.sha256(head + _packed(tensor).encode()).hexdigest()
     flat = tensor.detach().contiguous().reshape(-1).cpu()
     return hashlib.sha256(head + bytes(flat.view(torch.uint8).numpy())).hexdigest()
+
+
+def _packed(tensor: Any) -> str:
+    """A line for each plain part of a packed tensor, which has no bytes of its own."""
+    names, _ = tensor.__tensor_flatten__()
+    parts = {name: tensor_digest(getattr(tensor, name)) for name in names}
+    return "".join(f"{type(tensor).__name__}.{name} {parts[name]}\n" for name in names)
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -28,7 +38,9 @@ def tensor_digests(model: torch.nn.Module) -> dict[str, str]:
     by_storage: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
     digests = {}
     for name, tensor in model_tensors(model).items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        # A packed tensor has no address.
+        place = id(tensor) if is_traceable_wrapper_subclass(tensor) else tensor.data_ptr()
+        key = (place, tuple(tensor.shape), tuple(tensor.stride()))
         if key not in by_storage:
             by_storage[key] = tensor_digest(tensor)
         digests[name] = by_storage[key]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.checks.ratio_numbers import exp
 from pytest_invarlock.decision import CheckDecision, Outcome
-from pytest_invarlock.policy.decision_policy import GUARD_OVERHEAD
+from pytest_invarlock.policy.decision_policy import GUARD_OVERHEAD, KNOWN_GUARDS
+from pytest_invarlock.policy.deploy_names import DEPLOY
 from pytest_invarlock.policy.edit_names import STRUCTURAL_FAULTS
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def _unfit(
 
 def _missing(facts: Facts, evidence: Mapping[str, Any]) -> str | None:
     """A guard that said something, and whose turn nobody watched."""
-    spoke = [n for n, e in facts.guards.items() if n != CHECK and "not_evaluated" not in e]
+    spoke = [n for n, e in facts.guards.items() if n in KNOWN_GUARDS and "not_evaluated" not in e]
     spoke += [name for name, entry in facts.attested.items() if entry["answer"] is not None]
-    apart = facts.edit is None or facts.edit.get("name") in STRUCTURAL_FAULTS
+    apart = facts.edit is None or facts.edit.get("name") in (DEPLOY, *STRUCTURAL_FAULTS)
     for phase, which in _LOOKS:
         watched = {
             name for step in evidence[phase] if step["model"] == which for name in step["guards"]

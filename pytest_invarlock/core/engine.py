@@ -36,6 +36,7 @@ from pytest_invarlock.core.determinism import (
 from pytest_invarlock.core.pairing import match_fraction
 from pytest_invarlock.errors import EditError, MeasurementError
 from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
 from pytest_invarlock.policy.edit_names import kind_of
 from pytest_invarlock.policy.tuned import SKIPPED_REMEDY
 from pytest_invarlock.provenance import code_digest, keyed_host, library_versions, machine
@@ -163,7 +164,7 @@ def _take(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
         before = _Before(bench.baseline_evidence(draw), recorded, foreign)
         ready = time.perf_counter()
         determinism = determinism_in_force(bench.plan.for_draw(draw))
-        with _subject(bench, scenario) as subject:
+        with _subject(bench, scenario, draw) as subject:
             facts = _facts(bench, scenario, draw, subject, before)
             return _Taken(facts, ready, determinism)
 
@@ -180,8 +181,13 @@ def _take_again(bench: Bench, scenario: Scenario, draw: int) -> _Taken:
         ) from error
 
 
-def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: str) -> Record:
-    """The record of a measurement that ended with an error: its code, and no numbers."""
+def error_record(
+    pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: str, skipped: str | None = None
+) -> Record:
+    """The record of a measurement that ended with an error: its code, and no numbers.
+
+    ``skipped`` is the reason of a backend that is not there.
+    """
     facts = Facts(
         model=pair.name,
         scenario=scenario.name,
@@ -193,16 +199,16 @@ def error_record(pair: Pair, scenario: Scenario, plan: MeasurementPlan, code: st
         edit=None,
         data={},
         arms={},
-        guards={},
+        guards={} if skipped is None else {DEPLOYABLE: {"not_evaluated": skipped}},
         error=code,
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Record(facts, {"started_at": now, "versions": library_versions(), "machine": machine()})
 
 
-def _subject(bench: Bench, scenario: Scenario) -> AbstractContextManager[Subject]:
+def _subject(bench: Bench, scenario: Scenario, draw: int) -> AbstractContextManager[Subject]:
     if scenario.edit is not None:
-        return bench.applied(scenario.edit)
+        return bench.applied(scenario.edit, draw)
     if scenario.subject is None:
         raise MeasurementError("a scenario without a subject", remedy="name an edit or a subject")
     return bench.checkpoint(scenario.subject)
@@ -294,6 +300,8 @@ def _looked_at(
     attested = attested_answers(bench, scenario, draw, subject, before.foreign, watch)
     if watched:
         guards[OVERHEAD] = overhead_evidence(before.recorded, before.foreign, subject, watch)
+    if subject.deployment is not None:
+        guards[DEPLOYABLE] = subject.deployment
     if watch is not None and watch.altered_by is not None:
         bench.drop()
     return guards, attested

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.plan import EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import Strictness
+from pytest_invarlock.policy.deploy_names import DEPLOY
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.schema_check import dotted
@@ -132,6 +133,9 @@ def _of_suite(
     if demanded & {Strictness.MUST_FAIL, Strictness.MUST_DETECT}:
         why = f"scenario {word!r} is to be caught: it is not benign"
         raise _wrong(document, at, why, "name scenarios that must pass")
+    if entry.expectation.deployable:
+        why = f"scenario {word!r} deploys, and is there only with its backend"
+        raise _wrong(document, at, why, "name scenarios that edit")
     return entry.scenario
 
 
@@ -143,7 +147,8 @@ def _that_must_pass(
         entry.scenario
         for entry in entries
         if entry.scenario.edit is not None
-        and entry.scenario.edit.name != NOOP
+        # What a backend makes is there only where it is installed.
+        and entry.scenario.edit.name not in (NOOP, DEPLOY)
         and entry.expectation_of(pair.baseline).strictness is Strictness.MUST_PASS
         and own.get((pair.name, entry.scenario.name), entry.scenario).skipped is None
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE, DeployLimits, no_limits
 from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.policy.guard_preparation import LOOSE_PROFILE
 
@@ -168,7 +169,8 @@ class Expectation:
     """What one scenario must show: its strictness, category and the detectors that count.
 
     ``primary_guard`` is the check that is meant to see the change; with ``primary_guard_required``
-    it must fire on at least one model of the run.
+    it must fire on at least one model of the run. ``deployable`` demands that check as well, and
+    lets a run without the backend be skipped.
     """
 
     category: str
@@ -177,6 +179,7 @@ class Expectation:
     detectors_all: tuple[str, ...] = ()
     primary_guard: str | None = None
     primary_guard_required: bool = False
+    deployable: bool = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a guard is required and unnamed, or nothing must be detected."""
@@ -202,6 +205,7 @@ class Expectation:
             "detectors_all": list(self.detectors_all),
             **({} if self.primary_guard is None else {"primary_guard": self.primary_guard}),
             **({"primary_guard_required": True} if self.primary_guard_required else {}),
+            **({"deployable": True} if self.deployable else {}),
         }
 
     @classmethod
@@ -214,6 +218,7 @@ class Expectation:
             detectors_all=tuple(document["detectors_all"]),
             primary_guard=document.get("primary_guard"),
             primary_guard_required=document.get("primary_guard_required", False),
+            deployable=document.get("deployable", False),
         )
 
 
@@ -232,7 +237,8 @@ class DecisionPolicy:
     ``minimum_signal_fraction`` is the least share of the informational scenarios of a category that
     must show a confirmed signal, for the categories of which one is demanded;
     ``strict_guard_prepare`` False, in profile dev only, lets a monitoring guard of another package
-    that could not be prepared warn rather than be an error.
+    that could not be prepared warn rather than be an error; ``deployable`` holds the limits of what
+    scenarios deploy, None where none does.
     """
 
     tier: str
@@ -250,6 +256,13 @@ class DecisionPolicy:
     provenance: Mapping[str, str]
     strict_guard_prepare: bool = True
     minimum_signal_fraction: Mapping[str, float] = field(default_factory=dict)
+    deployable: DeployLimits | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a scenario must be deployable and nothing says what that is."""
+        demanded = [key for key, expected in self.expectations.items() if expected.deployable]
+        if demanded and self.deployable is None:
+            raise no_limits(self.tier, demanded[0][1])
 
     def expectation(self, model: str, scenario: str) -> Expectation:
         """The expectation of a scenario; raises ConfigError for one the policy does not know."""
@@ -261,6 +274,10 @@ class DecisionPolicy:
                 remedy="decide with the policy the run was planned with",
                 code="UNKNOWN_SCENARIO",
             ) from None
+
+    def checks_of(self, expected: Expectation) -> tuple[str, ...]:
+        """The checks of a scenario that must show ``expected``."""
+        return (*self.checks, *((DEPLOYABLE,) if expected.deployable else ()))
 
     def gates(self, check: str) -> bool:
         """Whether ``check`` may FAIL; one that only monitors warns."""
@@ -295,6 +312,7 @@ class DecisionPolicy:
                 if self.minimum_signal_fraction
                 else {}
             ),
+            **({} if self.deployable is None else {"deployable": asdict(self.deployable)}),
         }
 
 
@@ -352,6 +370,7 @@ def policy_from_document(document: Mapping[str, Any]) -> DecisionPolicy:
         provenance=dict(document["provenance"]),
         strict_guard_prepare=strict_prepare,
         minimum_signal_fraction=dict(document.get("minimum_signal_fraction", {})),
+        deployable=DeployLimits.read(document["deployable"]) if "deployable" in document else None,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.deploy_names import DEPLOY, deploy_kind
 from pytest_invarlock.policy.nearest import nearest
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.schema_check import dotted
@@ -51,6 +52,8 @@ def declared_kind(edit: EditSpec) -> str:
     Round-to-nearest is ``quantize8`` from 8 bits, ``quantize4`` from 4, and ``any`` below;
     pruning beyond `LIGHT_PRUNING` is ``any``, as is a low-rank approximation.
     """
+    if edit.name == DEPLOY:
+        return deploy_kind(edit.parameters)
     if edit.name == "quant_rtn":
         bits = edit.parameters.get("bitwidth", edit.parameters.get("bits", 0))
         return "quantize8" if bits >= 8 else KINDS[edit.name] if bits >= 4 else "any"

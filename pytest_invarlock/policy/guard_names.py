@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, KNOWN_GUARDS
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
 from pytest_invarlock.registered import GUARDS, registered
 
 if TYPE_CHECKING:
     from pytest_invarlock.registered import Registered
 
-RESERVED = (*KNOWN_CHECKS, "detected", "signal", "verdict", "order")
+RESERVED = (*KNOWN_CHECKS, DEPLOYABLE, "detected", "signal", "verdict", "order")
 """Names that mean something else in node ids, policies or the ``guards`` block."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 

@@ -30,6 +30,7 @@ from pytest_invarlock.policy.decision_policy import (
     MetricLimits,
     TailLimits,
 )
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE, DeployLimits
 from pytest_invarlock.policy.foreign_guards import (
     demanded_guards,
     foreign_modes,
@@ -47,7 +48,7 @@ from pytest_invarlock.policy.presets import Preset, chosen_preset
 from pytest_invarlock.policy.tiers import Profile, Tier, load_profile, load_tier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_invarlock.policy.settings import Settings
 
@@ -225,9 +226,14 @@ def build_policy(
         for name in POLICY_OF
         if name in tier.guards or name in given
     }
+    deploys = any(expected.deployable for expected in expectations.values())
     provenance = {
         "floors.guard_window_share": "convention (half of the planned guard windows)",
-        **tier.provenance,
+        **{
+            key: told
+            for key, told in tier.provenance.items()
+            if deploys or not key.startswith(f"{DEPLOYABLE}.")
+        },
         **{f"drift.{key}": "preset" for key in band},
     }
     for block in ("primary_metric", "accuracy", "tail", "drift", "floors"):
@@ -279,4 +285,12 @@ def build_policy(
         provenance=provenance,
         strict_guard_prepare=strict_prepare,
         minimum_signal_fraction={name: float(share) for name, share in fractions.items()},
+        deployable=_deploy_limits(tier, expectations.values()),
     )
+
+
+def _deploy_limits(tier: Tier, expectations: Iterable[Expectation]) -> DeployLimits | None:
+    """The tier's limits where a scenario deploys; elsewhere they would only tell policies apart."""
+    if tier.deployable is None or not any(expected.deployable for expected in expectations):
+        return None
+    return DeployLimits.read(tier.deployable)

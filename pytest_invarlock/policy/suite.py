@@ -123,7 +123,7 @@ class Suite:
             return ("detected",)
         if expected.strictness is Strictness.INFORMATIONAL:
             return ("signal",)
-        return self.policy.checks
+        return self.policy.checks_of(expected)
 
     def runs_of(self, pair: Pair, scenario: Scenario) -> tuple[int, ...]:
         """The numbers of the draws of windows that ``scenario`` of ``pair`` is measured on."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.plan import BUILTIN_MODELS, PROBES, Description, EditSpec, Scenario
 from pytest_invarlock.policy.decision_policy import KNOWN_CHECKS, Expectation, Strictness
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
+from pytest_invarlock.policy.deploy_names import DEPLOY, deploy_spec
 from pytest_invarlock.policy.edit_names import check_edit
 from pytest_invarlock.policy.guard_names import foreign_guard_names
 from pytest_invarlock.policy.nearest import nearest
@@ -113,13 +115,15 @@ def _entry(
 ) -> ScenarioEntry:
     at = ("scenarios", index)
     strictness, by_model = _strictness(document, index, entry["strictness"], folder)
-    category = entry.get("category", CATEGORY[strictness])
+    category = entry.get("category", DEPLOYABLE if DEPLOY in entry else CATEGORY[strictness])
     edit = None
     if "edit" in entry:
         edit = EditSpec(entry["edit"]["name"], dict(entry["edit"].get("plan") or {}))
         path = (*at, "edit")
         check = check_clean if is_clean(edit) else check_edit
         check(edit, document.seen_from(path), path)
+    if DEPLOY in entry:
+        edit = deploy_spec(entry[DEPLOY], document, (*at, DEPLOY))
     scenario = Scenario(
         entry["id"],
         edit=edit,
@@ -163,6 +167,7 @@ def _entry(
         detectors_all=tuple(detectors.get("all", ())),
         primary_guard=entry.get("primary_guard"),
         primary_guard_required=entry.get("primary_guard_required", False),
+        deployable=DEPLOY in entry,
     )
     return ScenarioEntry(scenario, expected, by_model)
 
@@ -206,7 +211,8 @@ def _check_detectors(document: YamlDocument, index: int, entry: Mapping[str, Any
         named += [((*at, "detectors", which, place), name) for place, name in enumerate(names)]
     for path, name in named:
         # Whether another package's guard is also asked, its check tells.
-        if name not in KNOWN_CHECKS and name not in foreign_guard_names():
+        deploys = name == DEPLOYABLE and DEPLOY in entry
+        if not deploys and name not in KNOWN_CHECKS and name not in foreign_guard_names():
             raise ConfigError(
                 f"{document.place(path)}: {dotted(path)}: no check is named {name!r}",
                 remedy=nearest(name, [*KNOWN_CHECKS, *foreign_guard_names()], "check"),

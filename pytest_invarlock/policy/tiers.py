@@ -29,7 +29,8 @@ class Tier:
 
     ``accuracy``, ``tail`` and ``drift`` hold the file's keys, which are the fields of
     `AccuracyLimits`, `TailLimits` and `DriftLimits`; ``guards`` the limits of each guard with some;
-    ``foreign`` the parameters of other packages' guards among the checks.
+    ``foreign`` the parameters of other packages' guards among the checks; ``deployable`` the fields
+    of `DeployLimits`, None where the file has no such block.
     ``file_digest`` is ``sha256:`` of the YAML file it was read from; None for a shipped one.
     """
 
@@ -48,6 +49,7 @@ class Tier:
     token_floor: int
     provenance: Mapping[str, str]
     foreign: Mapping[str, Mapping[str, Any]]
+    deployable: Mapping[str, Any] | None = None
     file_digest: str | None = None
 
 
@@ -110,6 +112,7 @@ def load_tier(reference: str, folder: Path | None = None) -> Tier:
             for name in value["checks"]
             if name not in KNOWN_CHECKS
         },
+        deployable=value.get("deployable"),
         file_digest=None if is_shipped else sha256_text(Path(document.name).read_bytes()),
     )
 
@@ -171,6 +174,8 @@ def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
             "floors.guard_window_share": profile.guard_window_share,
             "floors.tokens": tier.token_floor if profile.token_floor_enforced else None,
         }
+    if policy.deployable is not None:
+        shipped |= {f"deployable.{key}": value for key, value in (tier.deployable or {}).items()}
     document = policy.document()
     stated: dict[str, Any] = {
         "checks": document["checks"],
@@ -181,6 +186,7 @@ def shipped_differences(policy: DecisionPolicy) -> list[str] | None:
             for block in ("primary_metric", "accuracy", "tail", "drift", "floors")
             for key, value in document[block].items()
         },
+        **{f"deployable.{key}": value for key, value in document.get("deployable", {}).items()},
     }
     stated["bootstrap_replicates"] = stated.pop("primary_metric.bootstrap_replicates")
     return [

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.adapters.model_source import read_header, weight_files
+from pytest_invarlock.policy.deploy_names import DEPLOY
 from pytest_invarlock.policy.edit_names import STRUCTURAL_FAULTS
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def memory_need(
     - baseline: its weights, resident throughout;
     - edit: the bits that the journal keeps of the largest edit (every matrix of the blocks for an
       edit or fault of weights, which may touch fewer; the embeddings and head where it includes
-      them; all weights for ``dtype_change``), the copy of the output head, and two float32 copies
-      of the largest matrix, in which edits compute;
+      them; all weights for ``dtype_change``, twice for a deployment), the copy of the output head,
+      and two float32 copies of the largest matrix, in which edits compute;
     - subject: the largest second checkpoint;
     - activations: B·b·(8·d + 3·m), one block's at a time, since nothing is kept for gradients and
       no cache of keys and values is made (``use_cache`` is off);
@@ -183,6 +184,9 @@ def kept_bytes(baseline: Checkpoint, plan: MeasurementPlan, draws: int) -> int:
 def _edit_bytes(edit: EditSpec, baseline: Checkpoint) -> int:
     if edit.name == "noop":
         return 0
+    if edit.name == DEPLOY:
+        # The copy that is packed; then what is loaded, beside the numbers that it stands for.
+        return 2 * baseline.weights
     if edit.name in STRUCTURAL_FAULTS:
         return baseline.weights if edit.name == "dtype_change" else 0
     include = edit.parameters.get("include", ())

@@ -232,3 +232,48 @@ def test_a_share_of_signals_is_one_of_two_categories_from_0_to_1(
     path.write_text(f"{head}  - {{id: a, strictness: must_pass, {PRUNE}}}\n")
     with pytest.raises(ConfigError, match="minimum_signal_fraction"):
         load_suite_file(path, collect_settings({}.get, {}.get, {}), tmp_path)
+
+
+def test_a_deployment_is_of_its_schemes_kind_and_asked_for_its_contract(tmp_path: Path) -> None:
+    deploy = "deploy: {{backend: torchao, scheme: {0}}}"
+    for scheme, kind in (("int8_weight_only", "quantize8"), ("int4_weight_only", "quantize4")):
+        suite = load(tmp_path, f"strictness: must_pass, {deploy.format(scheme)}")
+        (found,) = suite.scenarios
+        assert kind_of(found) == kind
+        assert expectation(suite).deployable
+        assert expectation(suite).category == "deployable"
+        assert suite.checks(suite.pairs[0], found)[-1] == "deployable"
+        assert suite.policy.document()["deployable"]["storage_ratio"] == 0.95
+        assert "deployable.storage_ratio" in suite.policy.provenance
+        assert suite_plan(suite)["scenarios"][0]["edit"] == {
+            "name": "deploy", "parameters": {"backend": "torchao", "scheme": scheme},
+        }  # fmt: skip
+    detected = "strictness: must_detect, detectors: {any: [deployable]}, "
+    assert expectation(load(tmp_path, detected + deploy.format("int8_weight_only")))
+    other = load(tmp_path, f"strictness: must_pass, {PRUNE}")
+    assert not {"deployable"} & {
+        *other.policy.document(),
+        *other.checks(other.pairs[0], other.scenarios[0]),
+    }
+    assert not any(key.startswith("deployable.") for key in other.policy.provenance)
+
+
+@pytest.mark.parametrize(
+    ("entry", "cause"),
+    [
+        ("deploy: {backend: torchoa, scheme: int8_weight_only}",
+         r"s\.yaml:7: scenarios\[0\]\.deploy\.backend: no backend is named 'torchoa'"),
+        ("deploy: {backend: torchao, scheme: int3}",
+         r"scenarios\[0\]\.deploy\.scheme: no scheme is named 'int3'"),
+        ("deploy: {backend: torchao}", "scheme"),
+        ("deploy: {backend: torchao, scheme: int8_weight_only}, edit: {name: noop}", "scenarios"),
+        ("detectors: {any: [deployable]}, edit: {name: nan_injection}",
+         "no check is named 'deployable'"),
+    ],
+)  # fmt: skip
+def test_a_deployment_that_cannot_be_is_refused_by_its_line(
+    tmp_path: Path, entry: str, cause: str
+) -> None:
+    strictness = "must_detect" if "detectors" in entry else "must_pass"
+    with pytest.raises(ConfigError, match=cause):
+        load(tmp_path, f"strictness: {strictness}, {entry}")

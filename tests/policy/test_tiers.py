@@ -96,7 +96,7 @@ def test_every_threshold_of_a_shipped_tier_says_where_it_comes_from(name: str) -
     value = parse_yaml(read_text("tiers", f"{name}.yaml"), name=name).value
     stated = {
         f"{block}.{key}"
-        for block in ("primary_metric", "accuracy", "tail", "drift")
+        for block in ("primary_metric", "accuracy", "tail", "drift", "deployable")
         for key in value[block]
         if key != "mode"
     } | {

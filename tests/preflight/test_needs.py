@@ -81,6 +81,7 @@ def test_the_formula_of_the_docstring() -> None:
     ("edit", "expected"),
     [
         (EditSpec("noop"), 0), (EditSpec("shape_mismatch"), 0), (EditSpec("dtype_change"), 1000),
+        (EditSpec("deploy", {"backend": "torchao", "scheme": "int8_weight_only"}), 2000),
         (EditSpec("zero_layer"), 1150), (EditSpec("quant_rtn", {"include": ["head"]}), 1450),
     ],
 )  # fmt: skip

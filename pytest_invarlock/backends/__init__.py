@@ -1,0 +1,1 @@
+"""Backends: libraries that pack the weights of a model for deployment."""
