@@ -136,7 +136,7 @@ def structure(facts: Facts) -> Section:
     tensors = edit.get("n_tensors_changed")
     if tensors is None and changes is not None:
         tensors = len(changes)
-    layers = None if changes is None else {_layer(row["name"]) for row in changes} - {None}
+    layers = None if changes is None else {layer_of(row["name"]) for row in changes} - {None}
     return {
         "tensors_changed": tensors,
         "params_changed": edit.get("n_parameters_changed"),
@@ -147,7 +147,8 @@ def structure(facts: Facts) -> Section:
     }
 
 
-def _layer(name: str) -> str | None:
+def layer_of(name: str) -> str | None:
+    """The block that a tensor stands in, such as ``model.layers.3``; None outside the blocks."""
     found = _LAYER.match(name)
     return None if found is None else found.group(1)
 
