@@ -37,7 +37,8 @@ def make_certificate(
 
     Raises EvidenceError where its own identities do not hold; that would be a defect of ours.
     """
-    facts = record.facts
+    # Digested once: that reads every array.
+    facts, facts_digest = record.facts, record.facts.digest
     if decision is None:
         decision = decide(facts, policy)
     certificate = {
@@ -46,7 +47,8 @@ def make_certificate(
         **_identity(facts, policy),
         **_judged(facts, policy, decision),
         **_measured(facts),
-        "seeds": sections.seeds(record),
+        "facts_digest": facts_digest,
+        "seeds": sections.seeds(record, facts_digest),
         "determinism": sections.determinism(record),
         "environment": sections.environment(record),
     }
@@ -87,7 +89,6 @@ def _identity(facts: Facts, policy: DecisionPolicy) -> dict[str, Any]:
         "auto": {"tier": policy.tier, "profile": policy.profile},
         "plan_digest": facts.plan_digest,
         "policy_digest": digest(policy.document()),
-        "facts_digest": facts.digest,
         "plugins": sections.plugins(facts),
         "provenance": sections.provenance(facts, policy),
     }

@@ -85,7 +85,7 @@ def _limit(check: Mapping[str, Any], certificate: Mapping[str, Any]) -> str:
     if name in certificate["attested"]:
         return "its own; another package's guard answered, and only its word is recorded"
     stated = [
-        f"{words} {number_text(check['numbers'][key])} ({place}: {origins.get(place, 'unknown')})"
+        f"{words} {check['numbers'][key]:.6g} ({place}: {origins.get(place, 'unknown')})"
         for key, place, words in _LIMITS.get(name, ())
         if check["numbers"].get(key) is not None
     ]

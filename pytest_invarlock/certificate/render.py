@@ -10,13 +10,16 @@ from pytest_invarlock.certificate.tables import (
     NOISE,
     PAIRING,
     RESCALING,
+    STRUCTURE,
     TAIL,
     NumberTable,
     Rows,
     divergence_table,
     metric_table,
     number_table,
+    number_text,
 )
+from pytest_invarlock.certificate.what_changed import changed_families
 
 
 def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
@@ -24,15 +27,18 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
     decision = certificate["decision"]
     met = "as expected" if decision["expectation_met"] else "NOT as expected"
     lines = [
-        f"# {certificate['model']} · {certificate['scenario']} · run {certificate['draw']}",
+        _plain(f"# {certificate['model']} · {certificate['scenario']} · run {certificate['draw']}"),
         "",
         f"**{decision['outcome']}** ({decision['strictness'].replace('_', ' ')}: {met})",
         "",
-        decision["text"],
+        _plain(decision["text"]),
+        "",
+        f"Confidence {certificate['confidence']['label']}, from the "
+        f"{certificate['confidence']['basis']}.",
         "",
         "| check | outcome | why |",
         "|---|---|---|",
-        *(f"| {c['check']} | {c['outcome']} | {c['text']} |" for c in decision["checks"]),
+        *(f"| {c['check']} | {c['outcome']} | {_plain(c['text'])} |" for c in decision["checks"]),
         "",
         *_lines(metric_table(certificate["primary_metric"], certificate["convention"])),
         *_section("Tail", "loss differences of the final arm", certificate["tail"], TAIL),
@@ -40,6 +46,8 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         *_divergence(certificate["divergence"]),
         *_section("Noise floor", "the baseline, again", certificate["noise_floor"], NOISE),
         *_section("Pairing", "share", certificate["pairing"], PAIRING),
+        *_section("What changed", "of the subject", certificate["structure"], STRUCTURE),
+        *_families(certificate),
         *_rescaling(certificate["guards"].get("variance", {}), decision["checks"]),
         *_attested(certificate["attested"]),
         *_violations(decision["checks"]),
@@ -49,6 +57,8 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         f"- policy `{certificate['policy_digest']}` (tier {certificate['auto']['tier']}, "
         f"profile {certificate['auto']['profile']})",
         f"- facts `{certificate['facts_digest']}`",
+        _floors(certificate["floors"]),
+        _determinism(certificate),
         *(
             f"- {side} tensors `{identity['tensors_digest']}`"
             for side, identity in certificate["identity"].items()
@@ -59,9 +69,43 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _plain(text: str) -> str:
+    """``text`` in one line that neither ends a table's cell nor begins an HTML tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _families(certificate: Mapping[str, Any]) -> list[str]:
+    rows = [
+        f"| {row.family} | {row.n_changed} | {row.n_parameters_changed} of {row.n_parameters} "
+        f"| {_plain(row.module or 'nothing')} |"
+        for row in changed_families(certificate)
+    ]
+    head = "| family | tensors changed | parameters in them | most changed |"
+    return [head, "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def _floors(floors: Mapping[str, Any]) -> str:
+    stated = ", ".join(
+        f"{key.replace('_', ' ')} {number_text(value)}"
+        for key, value in sorted(floors.items())
+        if key != "not_met_by" and value is not None
+    )
+    short = ", ".join(floors["not_met_by"])
+    return f"- floors: {stated or 'none'}" + (f"; not met by {short}" if short else "")
+
+
+def _determinism(certificate: Mapping[str, Any]) -> str:
+    seeds, asked = certificate["seeds"], certificate["determinism"]
+    return (
+        f"- determinism {asked['requested']}, threads {asked['threads']}; seed of the data "
+        f"{seeds['dataset']}, draw {seeds['draw']}"
+    )
+
+
 def _divergence(divergence: Mapping[str, Any]) -> list[str]:
     if "not_evaluated" in divergence:
-        return ["## Divergence", "", f"Not evaluated: {divergence['not_evaluated']}.", ""]
+        why = _plain(divergence["not_evaluated"])
+        return ["## Divergence", "", f"Not evaluated: {why}.", ""]
     return _lines(divergence_table(divergence))
 
 
@@ -73,7 +117,7 @@ def _section(title: str, caption: str, numbers: Mapping[str, Any] | None, names:
 def _lines(table: NumberTable | None) -> list[str]:
     if table is None:
         return []
-    rows = [f"| {label} | {text} |" for label, text in table.rows]
+    rows = [f"| {_plain(label)} | {_plain(text)} |" for label, text in table.rows]
     return [f"## {table.title}", "", f"| {table.caption} | |", "|---|---|", *rows, ""]
 
 
@@ -111,7 +155,8 @@ def _attested(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _violations(checks: list[Mapping[str, Any]]) -> list[str]:
     rows = [
-        f"| {check['check']} | {v['kind']} | {v['module']} | {v['value']} | {v['threshold']} |"
+        f"| {check['check']} | {v['kind']} | {_plain(v['module'])} | {_plain(str(v['value']))} "
+        f"| {_plain(str(v['threshold']))} |"
         for check in checks
         for v in check["violations"]
     ]

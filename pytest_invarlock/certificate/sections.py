@@ -183,14 +183,14 @@ def pairing(facts: Facts) -> Section:
     return {key: facts.data.get(key) for key in _PAIRING}
 
 
-def seeds(record: Record) -> Section:
+def seeds(record: Record, facts_digest: str) -> Section:
     """Everything that random numbers came from; resamples of the decision come from the facts."""
     facts = record.facts
     return {
         "dataset": facts.plan.get("windows", {}).get("seed"),
         "draw": facts.draw,
         "process": record.observations.get("determinism", {}).get("seed"),
-        "resampling": facts.digest,
+        "resampling": facts_digest,
     }
 
 

@@ -108,6 +108,12 @@ NOISE: Rows = (
     ("largest_window_nats_per_token", "largest of one window, nats per token"),
     ("changed_predictions", "examples whose prediction changed, share"),
 )
+STRUCTURE: Rows = (
+    ("tensors_changed", "tensors changed"),
+    ("layers_modified", "blocks they stand in"),
+    ("params_changed", "parameters changed"),
+    ("params_in_changed_tensors", "parameters in changed tensors"),
+)
 PAIRING: Rows = (
     ("match_fraction", "windows that the subject's own tokenizer gives alike"),
     ("overlap_fraction", "windows that overlap another"),

@@ -13,6 +13,7 @@ import pytest
 from pytest_invarlock.certificate import (
     build,
     make_certificate,
+    render_certificate_html,
     render_certificate_markdown,
     validate_certificate,
 )
@@ -430,3 +431,26 @@ def test_what_a_record_may_hold_its_certificate_may_show(
     for key in part:
         shown = shown["properties"][key]
     assert shown == schema("record")["properties"]["facts"]["properties"][of_facts]
+
+
+def test_no_text_breaks_out_of_its_cell_or_makes_a_tag() -> None:
+    made = certificate(record())
+    made["decision"]["checks"][0]["text"] = "|ln rms| at\nmost <script>"
+    page = render_certificate_markdown(made)
+    assert r"\|ln rms\| at most &lt;script>" in page
+    assert "<script>" not in page
+
+
+def test_the_page_shows_floors_and_what_changed() -> None:
+    page = render_certificate_markdown(certificate(record()))
+    assert "| tensors changed | 4 |" in page
+    assert "- floors: documents 20, effective documents 10.0000, guard windows 8" in page
+    assert "Confidence High" in page
+
+
+def test_a_page_is_the_same_of_a_certificate_that_was_read_from_its_file() -> None:
+    of = record(0.3)
+    made = certificate(of)
+    read = json.loads(pretty(made))
+    assert render_certificate_markdown(read) == render_certificate_markdown(made)
+    assert render_certificate_html(read, of.facts) == render_certificate_html(made, of.facts)
