@@ -12,7 +12,7 @@ import numpy as np
 
 from pytest_invarlock.certificate.heat_map import HeatMap, guard_maps
 from pytest_invarlock.certificate.outcome_words import MEANINGS, SHAPES, expectation_sentence
-from pytest_invarlock.certificate.svg_plots import histogram, interval_plot, ordered_tail
+from pytest_invarlock.certificate.svg_plots import hatching, histogram, interval_plot, ordered_tail
 from pytest_invarlock.certificate.tables import number_tables, number_text
 from pytest_invarlock.certificate.what_changed import changed_families
 
@@ -53,6 +53,7 @@ def render_certificate_html(certificate: Mapping[str, Any], facts: Facts | None)
         counts=_counts(certificate["decision"]["checks"]),
         shapes=SHAPES,
         meanings=MEANINGS,
+        hatching=hatching(),
         metric=metric,
         interval=None if metric is None else interval_plot(metric),
         windows=_windows(certificate, facts),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WIDTH = 360.0
-LEFT, RIGHT = 34.0, 350.0
+LEFT, RIGHT = 46.0, 350.0
 BINS = 30
 HATCH = "url(#hatch)"
 
@@ -53,13 +53,14 @@ def _bottom(axis: _Axis, y: float) -> list[Markup]:
     return marks
 
 
-def _hatching() -> Markup:
+def hatching() -> Markup:
+    """The pattern of hatched places, to stand once in a page that shows any of the plots."""
     stripe = line(0, 0, 0, 6, "stripe")
     pattern = element(
         "pattern", stripe, id="hatch", width=6, height=6,
         patternUnits="userSpaceOnUse", patternTransform="rotate(45)",
     )  # fmt: skip
-    return element("defs", pattern)
+    return element("svg", element("defs", pattern), width=0, height=0, class_="defs")
 
 
 def _beside(text: str, x: float, y: float, kind: str = "") -> Markup:
@@ -90,7 +91,6 @@ def interval_plot(metric: Mapping[str, Any]) -> Markup | None:
     return figure(
         WIDTH, height,
         f"{name} {point:.4f}{unit}, bounds {lower:.4f} to {upper:.4f}, limit {limit:g}{unit}",
-        _hatching(),
         element("rect", x=beyond, y=24, width=max(axis.end - beyond, 0), height=58, fill=HATCH),
         line(beyond, 20, beyond, 82, "limit"),
         _beside(f"limit {limit:g}{unit}", beyond, 14, "strong"),
@@ -139,7 +139,6 @@ def histogram(differences: NDArray[np.float64], mean: float | None, threshold: f
         WIDTH, 172,
         f"histogram of {len(differences)} windows' loss differences, "
         f"{shown[0]:.4f} to {shown[1]:.4f} nats per token",
-        _hatching(),
         *bars, *marks, *_threshold(axis, threshold, top, base),
         label(str(largest), LEFT - 4, top + 4, anchor="end"),
         label("0", LEFT - 4, base, anchor="end"),

@@ -40,8 +40,12 @@ def _counted_as(change: Mapping[str, Any]) -> str:
 def _row(
     family: str, covered: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]
 ) -> FamilyRow:
-    known = [row for row in changes if row["relative_change"] is not None]
-    worst = max(known, key=lambda row: abs(row["relative_change"]), default=None)
+    # What has no number comes first: it is the worst that can become of a weight.
+    worst = max(
+        changes,
+        key=lambda row: (row["relative_change"] is None, abs(row["relative_change"] or 0.0)),
+        default=None,
+    )
     return FamilyRow(
         family=family,
         n_matrices=covered["matrices"],

@@ -151,8 +151,9 @@ def test_the_verdict_comes_first_in_words(case: str) -> None:
     assert 0 < texts.index(headline) < texts.index("Primary metric")
     for check in made["decision"]["checks"]:
         assert f"{SHAPES[check['outcome']]} {check['outcome']}" in texts
-        assert check["text"] in texts
-    for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert check["text"].removeprefix(f"{check['outcome']}: ") in texts
+    assert len(set(re.findall(r' id="([^"]*)"', page))) == page.count(' id="')
+    for drawing in re.findall(r"<figure>(<svg.*?</svg>)", page, re.DOTALL):
         root = ElementTree.fromstring(drawing)
         assert root.find("title") is not None
         numbers = [v for node in root.iter() for v in node.attrib.values()]
@@ -247,6 +248,13 @@ def test_what_changed_is_told_family_by_family() -> None:
         100, "model.norm.weight",
     )  # fmt: skip
     assert changed_families(certificate(record())) == []
+
+
+def test_a_change_without_a_number_is_the_worst_of_its_family() -> None:
+    made = damaged()
+    made["guards"]["spectral"]["changes"].append(change(1, "gate", 0.0, relative_change=None))
+    rows = {row.family: row for row in changed_families(made)}
+    assert rows["ffn"].module == "model.layers.1.gate.weight"
 
 
 @pytest.mark.parametrize(
