@@ -87,7 +87,7 @@ def _limit(check: Mapping[str, Any], certificate: Mapping[str, Any]) -> str:
     stated = [
         f"{words} {check['numbers'][key]:.6g} ({place}: {origins.get(place, 'unknown')})"
         for key, place, words in _LIMITS.get(name, ())
-        if check["numbers"].get(key) is not None
+        if isinstance(check["numbers"].get(key), int | float)
     ]
     allowed = _unique(
         f"{found['kind'].replace('_', ' ')} {number_text(found['threshold'])}"

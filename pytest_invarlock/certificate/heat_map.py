@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +157,7 @@ def _cell(found: Sequence[_Reading] | None, largest: float) -> Cell:
     if not values:
         return Cell("none", 0, broken)
     value = max(values, key=abs)
-    heat = round(100 * abs(value) / largest) if largest and math.isfinite(largest) else 0
+    heat = round(100 * (abs(value) / largest)) if largest else 0
     return Cell(_short(value), heat, broken)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.jinja"
 MOST_VIOLATIONS = 50
 WORST_SHOWN = 5
+LARGEST_DRAWN = 1e100
+"""Nats per token; beyond, differences of places on the page leave what a double holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,14 @@ def _windows(certificate: Mapping[str, Any], facts: Facts | None) -> WindowPlots
 
 
 def _drawn(certificate: Mapping[str, Any], final: ArmLosses) -> WindowPlots:
-    metric, tail = certificate["primary_metric"] or {}, certificate["tail"] or {}
+    metric = certificate["primary_metric"] or {}
     with np.errstate(all="ignore"):
         differences = final.window_difference
-    finite = np.isfinite(differences)
+    finite = np.abs(differences) < LARGEST_DRAWN
     if not finite.any():
         return WindowPlots(why_not="No window has a finite loss under both models.")
     known = differences[finite]
-    threshold = float(tail.get("threshold_nats") or np.log(2.0))
-    n_above = int(tail.get("n_windows_above") or 0)
+    threshold, n_above = _tail_numbers(certificate["tail"] or {})
     left_out = len(differences) - len(known)
     caption = f"{len(known)} windows of the final arm; above 0 the subject is worse."
     if left_out:
@@ -127,4 +128,13 @@ def _drawn(certificate: Mapping[str, Any], final: ArmLosses) -> WindowPlots:
         tail=ordered_tail(known, threshold, n_above),
         caption=caption,
         worst=[(int(p), int(final.documents[p]), f"{differences[p]:+.4f}") for p in places],
+    )
+
+
+def _tail_numbers(tail: Mapping[str, Any]) -> tuple[float | None, int]:
+    """The tail's threshold, and how many windows the decision counts above it."""
+    threshold, n_above = tail.get("threshold_nats"), tail.get("n_windows_above")
+    return (
+        float(threshold) if isinstance(threshold, int | float) else None,
+        n_above if isinstance(n_above, int) else 0,
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WIDTH = 360.0
 LEFT, RIGHT = 46.0, 350.0
 BINS = 30
+LARGEST = 1e6
 HATCH = "url(#hatch)"
 
 
@@ -74,7 +75,10 @@ def _beside(text: str, x: float, y: float, kind: str = "") -> Markup:
 
 
 def interval_plot(metric: Mapping[str, Any]) -> Markup | None:
-    """The metric with both bounds, its limit and "no change"; None where one is missing."""
+    """The metric with both bounds, its limit and "no change".
+
+    None where one is missing, or too large for the others to be told apart beside it.
+    """
     accuracy = metric["unit"] == "percentage points"
     point = metric.get("drop_pp" if accuracy else "ratio")
     limit = metric.get("limit_pp" if accuracy else "limit")
@@ -82,6 +86,8 @@ def interval_plot(metric: Mapping[str, Any]) -> Markup | None:
     if point is None or limit is None or ends is None or None in ends:
         return None
     lower, upper = ends
+    if max(map(abs, (point, limit, lower, upper))) > LARGEST:
+        return None
     none, unit = (0.0, " pp") if accuracy else (1.0, "")
     axis = _axis([lower, point, upper, limit, none])
     x, beyond = axis.at(point), axis.at(limit)
@@ -103,7 +109,9 @@ def interval_plot(metric: Mapping[str, Any]) -> Markup | None:
     )  # fmt: skip
 
 
-def histogram(differences: NDArray[np.float64], mean: float | None, threshold: float) -> Markup:
+def histogram(
+    differences: NDArray[np.float64], mean: float | None, threshold: float | None
+) -> Markup:
     """How many windows changed by how much.
 
     What lies above ``threshold`` is hatched, and the line of the mean is dashed.
@@ -111,7 +119,7 @@ def histogram(differences: NDArray[np.float64], mean: float | None, threshold: f
     Args:
         differences: (n_windows,), finite, nats per token.
         mean: the tokens' mean difference; None where none was computed.
-        threshold: of the tail, nats per token.
+        threshold: of the tail, nats per token; None where no tail was judged.
     """
     shown = [float(differences.min()), float(differences.max()), 0.0]
     axis = _axis(shown)
@@ -148,8 +156,8 @@ def histogram(differences: NDArray[np.float64], mean: float | None, threshold: f
     )  # fmt: skip
 
 
-def _threshold(axis: _Axis, threshold: float, top: float, base: float) -> list[Markup]:
-    if not axis.within(threshold):
+def _threshold(axis: _Axis, threshold: float | None, top: float, base: float) -> list[Markup]:
+    if threshold is None or not axis.within(threshold):
         return []
     x = axis.at(threshold)
     return [
@@ -159,12 +167,12 @@ def _threshold(axis: _Axis, threshold: float, top: float, base: float) -> list[M
     ]
 
 
-def ordered_tail(differences: NDArray[np.float64], threshold: float, n_above: int) -> Markup:
+def ordered_tail(differences: NDArray[np.float64], threshold: float | None, n_above: int) -> Markup:
     """Every window's difference, the worst first; those that were counted as harmed are squares.
 
     Args:
         differences: (n_windows,), finite, nats per token.
-        threshold: of the tail, nats per token.
+        threshold: of the tail, nats per token; None where no tail was judged.
         n_above: how many windows the decision counts above it.
     """
     ordered = np.sort(differences)[::-1]
@@ -192,7 +200,7 @@ def ordered_tail(differences: NDArray[np.float64], threshold: float, n_above: in
             label(f"threshold {threshold:.3f}", RIGHT, levels.at(threshold) - 4, anchor="end",
                   kind="strong"),
         ]
-        if levels.within(threshold)
+        if threshold is not None and levels.within(threshold)
         else []
     )  # fmt: skip
     return figure(

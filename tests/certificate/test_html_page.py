@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pytest_invarlock.certificate import render_certificate_html
+from pytest_invarlock.certificate.explain import explain_certificate
 from pytest_invarlock.certificate.heat_map import guard_maps
 from pytest_invarlock.certificate.outcome_words import SHAPES
 from pytest_invarlock.certificate.svg import element, tick_texts, ticks
@@ -192,6 +193,20 @@ def test_windows_that_were_counted_as_harmed_are_squares() -> None:
     page = render_certificate_html(made, of.facts)
     assert page.count('class="dot above"') == 3
     assert page.count('class="dot"') == N - 3
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, "many", None, 0])
+def test_numbers_that_nobody_measured_make_no_plot_and_no_crash(value: Any) -> None:
+    of = record(0.3)
+    made = certificate(of)
+    made["tail"] |= {"threshold_nats": value, "n_windows_above": value}
+    if not isinstance(value, str):
+        made["primary_metric"] |= {"ratio": value, "display_ci": [value, value], "limit": value}
+    of.facts.arms["final"].subject_nll[0] = 1e308
+    explain_certificate(made)
+    page = render_certificate_html(made, of.facts)
+    assert "1 more have no finite loss" in page
+    assert "nan" not in re.sub(r"nan_", "", "".join(re.findall(r"<svg.*?</svg>", page)))
 
 
 def test_many_windows_are_thinned_out_behind_the_worst() -> None:
