@@ -16,6 +16,7 @@ COMMAND_MODULES = (
     "pytest_invarlock.evidence.commands",
     "pytest_invarlock.doctor.commands",
     "pytest_invarlock.plugin_commands",
+    "pytest_invarlock.report_commands",
 )
 PYTEST_FRONTS = ("run", "certify")
 """Commands with pytest's exit statuses; what stands after ``--`` is for pytest."""

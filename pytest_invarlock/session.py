@@ -210,7 +210,7 @@ class RunController:
     def _conclude(self, summary: RunSummary) -> None:
         from pytest_invarlock.evidence.run_pack import seal_run, signing_key, write_reports
 
-        write_reports(summary)
+        write_reports(summary, html=not self._activation.settings.flag("no-html"))
         if summary.complete and not self._activation.settings.flag("no-pack"):
             chosen = self._activation.settings.text("signing-key") or "auto"
             key = signing_key(chosen)

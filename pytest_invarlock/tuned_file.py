@@ -35,8 +35,8 @@ NOTES = (
 )
 # Settings that say where results go or how they are shown, and those written apart.
 _NO_ARGUMENTS = frozenset(
-    ("suite", "tier", "profile", "tune", "tuned", "out", "signing-key", "no-pack", "progress",
-     "list-suites", "resume")
+    ("suite", "tier", "profile", "tune", "tuned", "out", "signing-key", "no-pack", "no-html",
+     "progress", "list-suites", "resume")
 )  # fmt: skip
 
 

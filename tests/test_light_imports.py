@@ -37,6 +37,8 @@ MODULES = (
     "invarlock_guards.judge.spectral",
     "invarlock_guards.judge.variance",
     "pytest_invarlock.certificate",
+    "pytest_invarlock.certificate.explain",
+    "pytest_invarlock.report_commands",
     "pytest_invarlock.core.api",
     "pytest_invarlock.core.exceptions",
     "pytest_invarlock.decide",

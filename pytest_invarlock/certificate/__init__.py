@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_invarlock.certificate.build import make_certificate, validate_certificate
+from pytest_invarlock.certificate.html_page import render_certificate_html
 from pytest_invarlock.certificate.render import render_certificate_markdown
 
 make_report = make_certificate
@@ -12,6 +13,7 @@ render_report_markdown = render_certificate_markdown
 __all__ = [
     "make_certificate",
     "make_report",
+    "render_certificate_html",
     "render_certificate_markdown",
     "render_report_markdown",
     "validate_certificate",

@@ -11,7 +11,7 @@ from pytest_invarlock.checks.sequential import decided_arm
 from pytest_invarlock.errors import EvidenceError
 
 if TYPE_CHECKING:
-    from pytest_invarlock.records import Facts
+    from pytest_invarlock.records import ArmLosses, Facts
 
 TOLERANCE = 1e-9
 
@@ -19,9 +19,11 @@ TOLERANCE = 1e-9
 def assert_identities(certificate: Mapping[str, Any], facts: Facts) -> None:
     """Raise EvidenceError where the metric's numbers contradict each other or the losses.
 
-    Perplexities: ratio = exp(delta) = subject ÷ baseline perplexity, delta the mean difference of
-    the losses. Accuracy: drop = baseline − subject = (harmful − beneficial) ÷ examples. Either
-    interval encloses its point. To 1e-9 relative; a breach would be a defect of ours.
+    Perplexities: each is exp of its model's mean loss; ratio = exp(delta) = subject ÷ baseline
+    perplexity, delta the mean difference of the losses; either end of ``display_ci`` is exp of its
+    end of ``ci``. Accuracy: drop = baseline − subject = (harmful − beneficial) ÷ examples. Either
+    interval encloses its point. What was covered is what the arrays hold. To 1e-9 relative; a
+    breach would be a defect of ours.
     """
     metric = certificate["primary_metric"]
     if metric is None:
@@ -44,21 +46,48 @@ def _ratio_follows(metric: Mapping[str, Any], facts: Facts) -> bool:
     final = facts.arms["final"]
     if metric.get("rule") == "sequential":
         final = decided_arm(final, metric["n_documents"])
-    delta = math.fsum(final.subject_nll - final.baseline_nll) / int(final.tokens.sum())
-    ratio = metric["ratio"]
-    if not _close(metric["delta_nats_per_token"], delta):
+    tokens = int(final.tokens.sum())
+    delta = math.fsum(final.subject_nll - final.baseline_nll) / tokens
+    return (
+        _close(metric["delta_nats_per_token"], delta)
+        and _exponential(metric["ratio"], delta)
+        and all(
+            _exponential(metric[f"{side}_perplexity"], math.fsum(losses) / tokens)
+            for side, losses in (("baseline", final.baseline_nll), ("subject", final.subject_nll))
+        )
+        and metric["final"] == metric["subject_perplexity"]
+        and _interval_follows(metric, delta)
+        and _covered(metric, final)
+    )
+
+
+def _interval_follows(metric: Mapping[str, Any], delta: float) -> bool:
+    """Whether both ends are exp of the difference's, and both intervals hold their points."""
+    shown, differences = metric["display_ci"], metric["ci"]
+    if shown is None or differences is None:
+        return shown is None and differences is None
+    lower, upper = differences
+    if not _encloses(lower, delta, upper):
         return False
-    if ratio is None:
-        # Beyond what a double holds as a ratio; the difference itself is recorded.
-        return abs(delta) >= LARGEST_EXPONENT * (1 - TOLERANCE)
-    baseline, subject = metric["baseline_perplexity"], metric["subject_perplexity"]
-    if None not in (baseline, subject) and not _close(
-        math.log(subject) - math.log(baseline), delta
-    ):
-        return False
-    # Logarithms: an absolute 1e-9 there is a relative 1e-9 of the ratio.
-    return _close(math.log(ratio), delta) and _encloses(
-        metric["ratio_lower"], ratio, metric["ratio_upper"]
+    # An infinite end has no number: as a ratio it is 0 below and has none above.
+    ends = shown[0] in (None, 0.0) if lower is None else _exponential(shown[0], lower)
+    return ends and (shown[1] is None if upper is None else _exponential(shown[1], upper))
+
+
+def _exponential(value: float | None, exponent: float) -> bool:
+    """Whether ``value`` is exp(``exponent``); None, and 0, stand for what a double cannot hold."""
+    if value is None or value == 0.0:
+        return abs(exponent) >= LARGEST_EXPONENT * (1 - TOLERANCE)
+    # Logarithms: an absolute 1e-9 there is a relative 1e-9 of the value.
+    return value > 0 and _close(math.log(value), exponent)
+
+
+def _covered(metric: Mapping[str, Any], arm: ArmLosses) -> bool:
+    """Whether the counts are those of the arm that the decision rests on."""
+    return (metric["n_windows"], metric["n_tokens"], metric["n_documents"]) == (
+        len(arm.tokens),
+        int(arm.tokens.sum()),
+        len(set(arm.documents.tolist())),
     )
 
 

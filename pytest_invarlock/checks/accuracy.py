@@ -143,6 +143,7 @@ def _numbers(
         "accuracy_baseline_by_token": float(by_token.baseline.mean()),
         "accuracy_subject_by_token": float(by_token.subject.mean()),
         "preview_drop_pp": 100 * preview.drop,
+        "preview_accuracy_subject": float(preview.subject.mean()),
         "harmful": paired.harmful,
         "beneficial": paired.beneficial,
         "flips": paired.harmful + paired.beneficial,

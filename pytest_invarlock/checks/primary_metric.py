@@ -68,6 +68,8 @@ def _identical(facts: Facts, final: ArmLosses, limits: MetricLimits) -> Numbers:
         **point_numbers(facts, final, limits),
         "ratio_upper": 1.0,
         "ratio_lower": 1.0,
+        "delta_upper_nats_per_token": 0.0,
+        "delta_lower_nats_per_token": 0.0,
         "degenerate": "identical",
     }
 
@@ -99,6 +101,8 @@ def _bounded(facts: Facts, policy: DecisionPolicy, final: ArmLosses) -> CheckDec
             "delta_nats_per_token": bounds.delta,
             "ratio_upper": bounds.ratio_upper,
             "ratio_lower": bounds.ratio_lower,
+            "delta_upper_nats_per_token": bounds.delta_upper,
+            "delta_lower_nats_per_token": bounds.delta_lower,
             "standard_error_nats_per_token": bounds.standard_error,
             "bca_lower_ratio": exp(bounds.bca_lower),
             "bca_upper_ratio": exp(bounds.bca_upper),

@@ -39,8 +39,8 @@ def point_numbers(facts: Facts, final: ArmLosses, limits: MetricLimits) -> Numbe
         "direction": limits.direction,
         "preview_ratio": None if preview is None else exp(_delta(preview)),
         "delta_nats_per_token": delta,
-        "baseline_perplexity": _perplexity(final.baseline_nll, final),
-        "subject_perplexity": _perplexity(final.subject_nll, final),
+        "baseline_perplexity": perplexity(final.baseline_nll, final),
+        "subject_perplexity": perplexity(final.subject_nll, final),
         "noise_floor_nats_per_token": noise_floor(facts),
         "n_windows": len(final.tokens),
         "n_tokens": int(final.tokens.sum()),
@@ -120,5 +120,6 @@ def _delta(arm: ArmLosses) -> float:
     return math.fsum(arm.subject_nll - arm.baseline_nll) / int(arm.tokens.sum())
 
 
-def _perplexity(nll: NDArray[np.float64], arm: ArmLosses) -> float | None:
+def perplexity(nll: NDArray[np.float64], arm: ArmLosses) -> float | None:
+    """exp of the mean of ``nll``, (n_windows,) summed nats, per token; None beyond what exp has."""
     return exp(math.fsum(nll) / int(arm.tokens.sum()))

@@ -217,6 +217,8 @@ def _numbers(
             "rule": "sequential",
             "ratio_upper": exp(upper),
             "ratio_lower": exp(lower),
+            "delta_upper_nats_per_token": upper,
+            "delta_lower_nats_per_token": lower,
             "n_documents_maximum": rule.maximum_documents,
             "n_documents_above_tail": found.n_above,
             "mean_excess_nats_per_document": found.mean_excess,

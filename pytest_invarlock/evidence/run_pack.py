@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.calibration.preset_file import FOLDER
-from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
+from pytest_invarlock.certificate import (
+    make_certificate,
+    render_certificate_html,
+    render_certificate_markdown,
+)
 from pytest_invarlock.certificate.probes import FILES, make_probe
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.errors import EvidenceError
@@ -60,8 +64,10 @@ def signing_key(chosen: str) -> SigningKey:
     return SigningKey(load_private_key(Path(chosen)))
 
 
-def write_reports(summary: RunSummary) -> None:
-    """Write certificates and their probes, final verdict, summaries and ``summary.md``.
+def write_reports(summary: RunSummary, *, html: bool = True) -> None:
+    """Write certificates, their pages and probes, final verdict, summaries and ``summary.md``.
+
+    With ``html`` each certificate has a page for browsers too, which no pack holds.
 
     Each by atomic rename. A sweep has no final verdict, and no file of one; a run that is not whole
     has no summaries of what fired.
@@ -77,6 +83,9 @@ def write_reports(summary: RunSummary) -> None:
             )
             write_json(folder / "evaluation.report.json", certificate)
             write_bytes(folder / "report.md", render_certificate_markdown(certificate).encode())
+            if html:
+                page = render_certificate_html(certificate, record.facts)
+                write_bytes(folder / "report.html", page.encode())
             for name in summary.probes(decision):
                 probe = make_probe(
                     name, record, summary.policy(decision), run_id=summary.run.run_id

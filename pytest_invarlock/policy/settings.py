@@ -114,6 +114,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
     SettingSpec("plan", "", "Print what would run, its needs and its time; measure nothing",
                 "off", flag=True),
     SettingSpec("no-pack", "", "Write no evidence pack", "off", flag=True),
+    SettingSpec("no-html", "", "Write no HTML page beside a certificate", "off", flag=True),
     SettingSpec("list-suites", "", "List the shipped suites and exit", "off", flag=True),
 )  # fmt: skip
 SPECS: Mapping[str, SettingSpec] = {spec.name: spec for spec in SETTINGS}

@@ -13,6 +13,7 @@ import pytest
 from pytest_invarlock.certificate import (
     build,
     make_certificate,
+    render_certificate_html,
     render_certificate_markdown,
     validate_certificate,
 )
@@ -114,7 +115,7 @@ def certificate(of: Record, policy: DecisionPolicy = POLICY) -> dict[str, Any]:
     return make_certificate(of, policy, run_id="demo-1")
 
 
-def with_number(monkeypatch: pytest.MonkeyPatch, key: str, value: float) -> None:
+def with_number(monkeypatch: pytest.MonkeyPatch, key: str, value: float | None) -> None:
     """Make the decision state another number than the losses give."""
 
     def tampered(facts: Facts, policy: DecisionPolicy) -> Decision:
@@ -139,10 +140,16 @@ def with_number(monkeypatch: pytest.MonkeyPatch, key: str, value: float) -> None
         ("delta_nats_per_token", 0.0),
         ("baseline_perplexity", 10.0),
         ("subject_perplexity", 10.0),
+        ("delta_upper_nats_per_token", 0.011),
+        ("delta_lower_nats_per_token", 0.009),
+        ("delta_upper_nats_per_token", None),
+        ("n_windows", N - 1),
+        ("n_tokens", 1),
+        ("n_documents", N + 1),
     ],
 )
 def test_tampered_numbers_are_caught(
-    key: str, value: float, monkeypatch: pytest.MonkeyPatch
+    key: str, value: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_number(monkeypatch, key, value)
     with pytest.raises(EvidenceError) as caught:
@@ -171,6 +178,14 @@ def test_tampered_numbers_are_caught(
         (("convention",), 1),
         (("structure", "params_changed"), -1),
         (("draw",), -1),
+        (("draw",), 0.0),
+        (("primary_metric", "ratio"), math.nan),
+        (("primary_metric", "display_ci"), [1.0]),
+        (("confidence", "label"), "Certain"),
+        (("spectral", "caps_applied"), 0.0),
+        (("rmt", "stable"), "yes"),
+        (("coverage", "final", "windows"), 64.0),
+        (("provenance", "author"), "someone"),
     ],
 )
 def test_a_certificate_that_breaks_the_schema_is_refused_naming_the_place(
@@ -191,7 +206,9 @@ def test_a_certificate_that_breaks_the_schema_is_refused_naming_the_place(
     "key",
     [
         "decision", "plan_digest", "identity", "floors", "run_id", "tail", "drift", "divergence",
-        "noise_floor", "pairing", "convention",
+        "noise_floor", "pairing", "convention", "structure", "invariants", "spectral", "rmt",
+        "variance", "guard_overhead", "confidence", "coverage", "seeds", "determinism",
+        "environment", "tokenizer", "plugins", "provenance",
     ],
 )  # fmt: skip
 def test_a_certificate_that_lacks_a_part_is_refused(key: str) -> None:
@@ -311,10 +328,13 @@ def test_a_certificate_names_what_it_rests_on() -> None:
     assert made["plan_digest"] == of.facts.plan_digest
     assert made["policy_digest"] == digest(POLICY.document())
     assert made["run_id"] == "demo-1"
-    assert made["structure"] == {"tensors_changed": 4, "params_changed": 39}
+    assert made["structure"] == {
+        "tensors_changed": 4, "params_changed": 39, "params_in_changed_tensors": None,
+        "layers_modified": None,
+    }  # fmt: skip
     assert made["validation"] == {
-        "primary_metric_acceptable": True, "invariants_pass": True, "drift_acceptable": True,
-        "tail_acceptable": True,
+        "primary_metric_acceptable": True, "invariants_pass": True,
+        "preview_final_drift_acceptable": True, "tail_acceptable": True,
     }  # fmt: skip
     assert made["floors"]["tokens"] == math.floor(0.8 * 2 * N * TOKENS)
     assert made["auto"] == {"tier": "balanced", "profile": "dev"}
@@ -411,3 +431,26 @@ def test_what_a_record_may_hold_its_certificate_may_show(
     for key in part:
         shown = shown["properties"][key]
     assert shown == schema("record")["properties"]["facts"]["properties"][of_facts]
+
+
+def test_no_text_breaks_out_of_its_cell_or_makes_a_tag() -> None:
+    made = certificate(record())
+    made["decision"]["checks"][0]["text"] = "|ln rms| at\nmost <script>"
+    page = render_certificate_markdown(made)
+    assert r"\|ln rms\| at most &lt;script>" in page
+    assert "<script>" not in page
+
+
+def test_the_page_shows_floors_and_what_changed() -> None:
+    page = render_certificate_markdown(certificate(record()))
+    assert "| tensors changed | 4 |" in page
+    assert "- floors: documents 20, effective documents 10.0000, guard windows 8" in page
+    assert "Confidence High" in page
+
+
+def test_a_page_is_the_same_of_a_certificate_that_was_read_from_its_file() -> None:
+    of = record(0.3)
+    made = certificate(of)
+    read = json.loads(pretty(made))
+    assert render_certificate_markdown(read) == render_certificate_markdown(made)
+    assert render_certificate_html(read, of.facts) == render_certificate_html(made, of.facts)

@@ -168,11 +168,13 @@ def test_repeats_judge_every_draw(repository):
     assert verdict["decisions"][0]["facts_digest"] != verdict["decisions"][1]["facts_digest"]
 
 
-def test_no_pack_and_unsigned_say_so(repository):
+def test_no_pack_no_page_and_unsigned_are_followed(repository):
     suite = repository.suite("noop")
     result = repository.run(suite, "--invarlock-no-pack")
     result.stdout.fnmatch_lines(["no evidence pack was asked for"])
     assert not (repository.latest / "evidence_pack").exists()
-    result = repository.run(suite, "--invarlock-signing-key=none")
+    assert len(list(repository.latest.rglob("report.html"))) == 1
+    result = repository.run(suite, "--invarlock-signing-key=none", "--invarlock-no-html")
     result.stdout.fnmatch_lines(["UNSIGNED: anyone could have written this pack"])
     assert not (repository.latest / "evidence_pack" / "manifest.signature.json").exists()
+    assert not list(repository.latest.rglob("report.html"))
