@@ -51,7 +51,11 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
             wanted[name] = probe["schema"]
     findings = []
     for path, schema_name in wanted.items():
-        problem = _schema_problem(pack, path, schema_name)
+        try:
+            problem = _schema_problem(pack, path, schema_name)
+        except EvidenceError as error:
+            findings.append(Finding(error.code, Stage.SCHEMA, path, error.cause))
+            continue
         if problem is not None:
             findings.append(Finding("SCHEMA", Stage.SCHEMA, path, problem))
     return findings
@@ -60,10 +64,7 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
 def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | None:
     if path not in pack.names():
         return "is missing from the pack"
-    try:
-        value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
-    except EvidenceError as error:
-        return error.cause
+    value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
     broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
     if broken is None:
         return None
