@@ -66,7 +66,7 @@ def unassured_reports(pack: VerifiedPack, assurance: ReportAssurance) -> list[Fi
 
     ``report`` and ``strict`` demand a ``runtime.manifest.json`` beside each certificate, of that
     certificate; ``strict``, that it names a container image by digest as well, as the original's
-    does. ``off`` looks at none. Codes: RUNTIME_MANIFEST_MISSING, RUNTIME_MANIFEST_MISMATCH,
+    does. ``off`` looks at none. Codes: MISSING_RUNTIME_MANIFEST, RUNTIME_MANIFEST_MISMATCH,
     RUNTIME_NOT_PINNED. Raises EvidenceError for one that is no JSON.
     """
     if assurance == "off":
@@ -78,7 +78,7 @@ def unassured_reports(pack: VerifiedPack, assurance: ReportAssurance) -> list[Fi
         if path not in names:
             if assurance in RUNTIME_MANIFEST_DEMANDED:
                 text = "is missing: nothing says how the certificate beside it was made"
-                findings.append(_finding("RUNTIME_MANIFEST_MISSING", path, text))
+                findings.append(_finding("MISSING_RUNTIME_MANIFEST", path, text))
             continue
         document = pack.read_json(path)
         stated = str(document["report"]["sha256"]).removeprefix("sha256:")

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pytest_invarlock.errors import EvidenceError, InvarlockError
 from pytest_invarlock.evidence import binding, demands
@@ -69,9 +70,9 @@ class VerifyOptions:
     expect_policy: str | None = None
     expect_run: str | None = None
     not_before: str | None = None
-    report_assurance: demands.ReportAssurance = "report"
-    profile: str | None = None
     now: dt.datetime | None = None
+    report_assurance: Literal["strict", "report", "off"] = "report"
+    profile: str | None = None
 
 
 def verify_pack(
@@ -87,7 +88,7 @@ def verify_pack(
         options: whom to trust and what else to demand.
         rederive: computes reports and verdict again from the records and says what does not
             follow. Called only when every earlier stage has passed, trust in the signer excepted;
-            may raise InvarlockError.
+            whatever it raises is a finding.
         check_schemas: says which documents of the pack break their schema; called before
             ``rederive``, once the manifest is known to be sound.
 

@@ -152,6 +152,6 @@ TABLE: tuple[Line, ...] = (
     Line(40, "unknown field, with `--dsse-lenient`", "-", 0, signed.unknown_field(signed.LENIENT)),
     Line(41, "a further signature by an unknown key", "SIGNATURE_COUNT", 5, signed.further_signature({})),
     Line(41, "the same, with `--dsse-lenient`: a warning", "EXTRA_SIGNATURE", 0, signed.further_signature(signed.LENIENT)),
-    Line(42, "text, paths and names of the machine in a pack", "-", 0, test="tests/real/test_road.py"),
+    Line(42, "text, paths and names of the machine in a pack", "-", 0, test="tests/real/test_road.py::test_nothing_that_leaves_holds_text_ids_file_names_or_paths"),
     Line(43, "any byte of a pack with one bit flipped", "any", 4, test=f"{HERE}/test_every_byte.py::test_a_flipped_bit_is_found"),
 )  # fmt: skip

@@ -65,7 +65,7 @@ def test_a_certificate_needs_its_runtime_manifest(
     monkeypatch.setattr(demands, "RUNTIME_MANIFEST_DEMANDED", frozenset({"strict", "report"}))
     pack = with_files(tmp_path, {RUNTIME: None})
     report = pack.verify(report_assurance=mode)
-    missing = [f.path for f in report.findings if f.code == "RUNTIME_MANIFEST_MISSING"]
+    missing = [f.path for f in report.findings if f.code == "MISSING_RUNTIME_MANIFEST"]
     assert (missing, report.exit_status) == ([RUNTIME], 7)
     assert outcome(pack, report_assurance="off") == ([], 0)
 

@@ -46,6 +46,7 @@ def test_tampering_is_found(pack: Any, line: Line) -> None:
     check(pack.verify(**options), line)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("line", named([line for line in TABLE if line.edit]))
 def test_a_contradiction_is_found_though_the_trusted_key_sealed_it(
     honest: HonestRun, tmp_path: Path, line: Line
