@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ReportAssurance = Literal["strict", "report", "off"]
 RUNTIME_MANIFEST = "runtime.manifest.json"
+FOREIGN_CODE = ("allow_remote_code", "allow_third_party_plugins")
 # The modes in which a certificate without its runtime manifest is refused.
 RUNTIME_MANIFEST_DEMANDED: frozenset[ReportAssurance] = frozenset({"strict"})
 
@@ -65,9 +66,10 @@ def unassured_reports(pack: VerifiedPack, assurance: ReportAssurance) -> list[Fi
     """Certificates of which no runtime manifest says where and how they were made.
 
     ``report`` and ``strict`` demand a ``runtime.manifest.json`` beside each certificate, of that
-    certificate; ``strict``, that it names a container image by digest as well, as the original's
-    does. ``off`` looks at none. Codes: MISSING_RUNTIME_MANIFEST, RUNTIME_MANIFEST_MISMATCH,
-    RUNTIME_NOT_PINNED. Raises EvidenceError for one that is no JSON.
+    certificate; ``strict``, that it rules out foreign code as well, models' own and other packages'
+    guards'. The original's demands a pinned container, and we use none. ``off`` looks at none.
+    Codes: MISSING_RUNTIME_MANIFEST, RUNTIME_MANIFEST_MISMATCH, RUNTIME_FOREIGN_CODE. Raises
+    EvidenceError for one that is no JSON.
     """
     if assurance == "off":
         return []
@@ -85,14 +87,11 @@ def unassured_reports(pack: VerifiedPack, assurance: ReportAssurance) -> list[Fi
         if stated != pack.sha256(report):
             text = "is of another certificate than the one beside it"
             findings.append(_finding("RUNTIME_MANIFEST_MISMATCH", path, text))
-        if assurance == "strict" and not _is_pinned(document):
-            text = "names no container image by digest, which --report-assurance=strict demands"
-            findings.append(_finding("RUNTIME_NOT_PINNED", path, text))
+        allowed = [name for name in FOREIGN_CODE if document["runtime"][name] is not False]
+        if assurance == "strict" and allowed:
+            text = f"{' and '.join(allowed)}: --report-assurance=strict takes no foreign code"
+            findings.append(_finding("RUNTIME_FOREIGN_CODE", path, text))
     return findings
-
-
-def _is_pinned(document: dict[str, Any]) -> bool:
-    return document["execution_mode"] == "container" and bool(document["runtime"]["image_digest"])
 
 
 def _finding(code: str, path: str, message: str) -> Finding:

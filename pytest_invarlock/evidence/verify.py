@@ -59,7 +59,7 @@ class VerifyOptions:
     ``expect_run`` and ``not_before`` (ISO 8601, UTC) refuse other and older packs of the signer.
     ``profile`` is the one that every policy of the pack must be of. ``report_assurance`` says what
     must stand beside a certificate: ``report``, a runtime manifest of that certificate; ``strict``,
-    one that names a container image by digest; ``off``, nothing.
+    one that rules out models' own code and other packages' guards; ``off``, nothing.
     """
 
     expected_fingerprints: tuple[str, ...] = ()

@@ -39,9 +39,8 @@ def runtime_of(report: bytes) -> bytes:
     """What the verifier looks at of a runtime manifest."""
     return compact(
         {
-            "execution_mode": "host-bypass",
             "report": {"sha256": hashlib.sha256(report).hexdigest()},
-            "runtime": {"image_digest": None},
+            "runtime": {"allow_remote_code": False, "allow_third_party_plugins": False},
         }
     )
 
