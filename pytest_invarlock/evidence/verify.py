@@ -268,8 +268,9 @@ class _Verification:
             for found in (
                 lambda: demands.other_than_demanded(pack, options),
                 lambda: uncounted(pack),
-                lambda: demands.unassured_reports(pack, options.report_assurance),
                 lambda: rederive(pack),
+                # Last: of a certificate that does not follow, that says more than other bytes do.
+                lambda: demands.unassured_reports(pack, options.report_assurance),
             ):
                 self._add(Stage.SEMANTICS, content, found)
             self.log.reached[Stage.SEMANTICS] = "reports and verdict follow from the records"
