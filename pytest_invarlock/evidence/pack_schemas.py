@@ -49,16 +49,19 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
             wanted[name] = "calibrated_preset"
         elif probe := PROBE_NAME.fullmatch(name):
             wanted[name] = probe["schema"]
-    findings = []
-    for path, schema_name in wanted.items():
-        try:
-            problem = _schema_problem(pack, path, schema_name)
-        except EvidenceError as error:
-            findings.append(Finding(error.code, Stage.SCHEMA, path, error.cause))
-            continue
-        if problem is not None:
-            findings.append(Finding("SCHEMA", Stage.SCHEMA, path, problem))
-    return findings
+    return [
+        finding
+        for path, schema_name in wanted.items()
+        for finding in _schema_findings(pack, path, schema_name)
+    ]
+
+
+def _schema_findings(pack: VerifiedPack, path: str, schema_name: str) -> list[Finding]:
+    try:
+        problem = _schema_problem(pack, path, schema_name)
+    except EvidenceError as error:
+        return [Finding(error.code, Stage.SCHEMA, path, error.cause)]
+    return [] if problem is None else [Finding("SCHEMA", Stage.SCHEMA, path, problem)]
 
 
 def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | None:
