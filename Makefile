@@ -17,7 +17,8 @@ DEMO_OUT := invarlock-out
 FINGERPRINT := $(BIN)/python scripts/user_fingerprint.py
 
 .PHONY: help dev-install demo test lint format format-check types layers docs bench verify clean \
-	evidence-statistics evidence-guards evidence-guards-models evidence-mutation evidence-detection tuned
+	evidence-statistics evidence-guards evidence-guards-models evidence-mutation evidence-detection \
+	evidence-tamper tuned
 
 help:
 	@echo 'make demo     both shipped models through suite demo, then verify the evidence pack'
@@ -26,6 +27,7 @@ help:
 	@echo 'make lint, format, docs, bench, tuned, dev-install, clean'
 	@echo 'make evidence-statistics, evidence-guards, evidence-mutation, evidence-detection:'
 	@echo '               the pages under docs/measured'
+	@echo 'make evidence-tamper    every byte of a small pack changed: is it found?'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or newer on PATH: set PYTHON=' >&2; exit 1; }
@@ -96,6 +98,10 @@ evidence-mutation: $(READY)
 DETECTION_ARGS ?= --jobs 2
 evidence-detection: $(READY)
 	$(BIN)/python benchmarks/evidence_detection.py $(DETECTION_ARGS)
+
+# One bit of every byte of a small pack, each flip verified; TAMPER_ARGS="--bits 8" for all bits.
+evidence-tamper: $(READY)
+	$(BIN)/python scripts/evidence_tamper.py $(TAMPER_ARGS)
 
 # The shipped models' own clean parameters, searched by the option that users have; two minutes.
 tuned: $(READY)

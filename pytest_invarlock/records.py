@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.array_archive import bad_arrays, read_members
+from pytest_invarlock.evidence.limits import MAX_WINDOWS
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.plan import ARMS, Arm
 
@@ -38,7 +40,7 @@ DIVERGENCE_FIELDS: Mapping[str, str] = {
 }
 CHOICE_FIELDS: Mapping[str, str] = {"examples": "<i8", "labels": "<i8"}
 ARRAY_FIELDS: Mapping[str, str] = {**LOSS_FIELDS, **DIVERGENCE_FIELDS, **CHOICE_FIELDS}
-MAX_WINDOWS = 10_000_000
+_ITEM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -225,46 +227,44 @@ def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]
         missing, unknown = set(LOSS_FIELDS) - set(found), set(found) - set(ARRAY_FIELDS)
         if missing or unknown:
             word = "lacks" if missing else "holds unknown"
-            raise _bad_arrays(f"the {arm} arm {word} {', '.join(sorted(missing or unknown))}")
-    expected = {f"{arm}.{name}.npy" for arm in stated for name in names[arm]}
-    try:
-        with zipfile.ZipFile(io.BytesIO(arrays)) as archive:
-            if sorted(archive.namelist()) != sorted(expected):
-                raise _bad_arrays("holds other arrays than the record states")
-            return {
-                arm: ArmLosses(
-                    **{
-                        name: _read_array(archive, f"{arm}.{name}.npy", stated[arm]["n_windows"])
-                        for name in names[arm]
-                    }
-                )
-                for arm in ARMS
-                if arm in stated
+            raise bad_arrays(f"the {arm} arm {word} {', '.join(sorted(missing or unknown))}")
+    headers = {
+        f"{arm}.{name}.npy": _array_header(ARRAY_FIELDS[name], stated[arm]["n_windows"])
+        for arm in stated
+        for name in names[arm]
+    }
+    sizes = {
+        member: len(header) + _ITEM_BYTES * stated[member.partition(".")[0]]["n_windows"]
+        for member, header in headers.items()
+    }
+    contents = read_members(arrays, sizes)
+    return {
+        arm: ArmLosses(
+            **{
+                name: _read_array(contents, headers, f"{arm}.{name}.npy", ARRAY_FIELDS[name])
+                for name in names[arm]
             }
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise _bad_arrays("is not a readable .npz archive") from error
+        )
+        for arm in ARMS
+        if arm in stated
+    }
 
 
-def _read_array(archive: zipfile.ZipFile, member: str, length: int) -> NDArray[Any]:
-    info = archive.getinfo(member)
-    if info.compress_type != zipfile.ZIP_STORED:
-        # Ours are stored plainly; anything else could expand without bound.
-        raise _bad_arrays(f"{member} is compressed")
-    if not 0 <= length <= MAX_WINDOWS or info.file_size > 8 * length + 4096:
-        raise _bad_arrays(f"{member} is larger than the record states")
-    dtype = ARRAY_FIELDS[member.split(".")[1]]
+def _array_header(dtype: str, length: int) -> bytes:
+    if not 0 <= length <= MAX_WINDOWS:
+        raise bad_arrays(f"{length} windows are more than {MAX_WINDOWS}")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": dtype, "fortran_order": False, "shape": (length,)}
     )
-    content = archive.read(member)
+    return header.getvalue()
+
+
+def _read_array(
+    contents: Mapping[str, bytes], headers: Mapping[str, bytes], member: str, dtype: str
+) -> NDArray[Any]:
+    content, header = contents[member], headers[member]
     # What may stand there is known to the byte: nothing of a hostile header is interpreted.
-    if content[: header.tell()] != header.getvalue() or len(content) != header.tell() + 8 * length:
-        raise _bad_arrays(f"{member} is no array of the shape and dtype that the record states")
-    return np.frombuffer(content, dtype=dtype, offset=header.tell())
-
-
-def _bad_arrays(what: str) -> EvidenceError:
-    return EvidenceError(
-        f"record arrays: {what}", remedy="do not trust this record", code="RECORD_ARRAYS"
-    )
+    if not content.startswith(header):
+        raise bad_arrays(f"{member} is no array of the shape and dtype that the record states")
+    return np.frombuffer(content, dtype=dtype, offset=len(header))

@@ -280,8 +280,7 @@ def test_a_member_larger_than_stated_is_refused_unread(method: int) -> None:
         document, repacked(content, {"preview.baseline_nll.npy": bytes(5_000_000)}, method)
     )
     assert error.code == "RECORD_ARRAYS"
-    assert "preview.baseline_nll.npy is" in error.cause
-    assert ("larger" if method == zipfile.ZIP_STORED else "compressed") in error.cause
+    assert ("another size" if method == zipfile.ZIP_STORED else "compressed") in error.cause
 
 
 @pytest.mark.parametrize("length", [-1, 10**9])

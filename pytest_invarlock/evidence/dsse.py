@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.keys import fingerprint, keyid
+from pytest_invarlock.evidence.limits import MAX_ENVELOPE_BYTES
 from pytest_invarlock.evidence.strict_json import canonical, loads
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 IN_TOTO_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 # One type only: a signature made for another use of the same key must not count here.
 ALLOWED_PAYLOAD_TYPES = frozenset({IN_TOTO_PAYLOAD_TYPE})
-MAX_ENVELOPE_BYTES = 32 * 2**20
 MAX_SIGNATURES = 16
 
 
@@ -104,14 +104,16 @@ def verify(
         what: how errors name the envelope.
 
     Raises:
-        EvidenceError: MALFORMED_JSON, MALFORMED_ENVELOPE, BAD_BASE64 or ENVELOPE_NOT_CANONICAL
-            for its form; UNSIGNED, SIGNATURE_COUNT, KEYID_MISMATCH, UNTRUSTED_KEY, BAD_SIGNATURE,
-            TOO_FEW_SIGNATURES or WRONG_PAYLOAD_TYPE for what was signed.
+        EvidenceError: TOO_LARGE, MALFORMED_JSON, MALFORMED_ENVELOPE or BAD_BASE64 for what is no
+            DSSE envelope; SIGNATURE_COUNT, ENVELOPE_FIELDS, BASE64_URLSAFE,
+            ENVELOPE_NOT_CANONICAL or KEYID_MISMATCH for what only ``strict`` refuses; UNSIGNED,
+            UNTRUSTED_KEY, BAD_SIGNATURE, TOO_FEW_SIGNATURES or WRONG_PAYLOAD_TYPE for what was
+            signed.
     """
     document = loads(envelope, max_bytes=MAX_ENVELOPE_BYTES, what=what)
-    body, payload_type, signatures = _parse(document, strict=strict)
+    body, payload_type, signatures = _parse(document)
     if strict:
-        _check_strict(document, envelope, signatures)
+        _check_strict(document, envelope)
     message = pae(payload_type, body)
     signers = {
         fingerprint(key): key
@@ -130,8 +132,11 @@ def verify(
     return VerifiedPayload(body, payload_type, tuple(signers), len(signatures) - len(signers))
 
 
-def _parse(document: Any, *, strict: bool) -> tuple[bytes, str, tuple[_Signature, ...]]:
-    fields = _object(document, {"payload", "payloadType", "signatures"}, set(), strict=strict)
+def _parse(document: Any) -> tuple[bytes, str, tuple[_Signature, ...]]:
+    """What DSSE itself demands of an envelope; fields it does not know are let be."""
+    if isinstance(document, dict) and "signatures" not in document:
+        raise _failed("UNSIGNED", "the envelope holds no signatures")
+    fields = _object(document, {"payload", "payloadType", "signatures"})
     signatures = fields["signatures"]
     if not isinstance(signatures, list) or len(signatures) > MAX_SIGNATURES:
         raise _failed("MALFORMED_ENVELOPE", f"signatures is not a list of ≤ {MAX_SIGNATURES}")
@@ -139,27 +144,38 @@ def _parse(document: Any, *, strict: bool) -> tuple[bytes, str, tuple[_Signature
         raise _failed("UNSIGNED", "the envelope holds no signature")
     parsed = []
     for item in signatures:
-        needed = {"keyid", "sig"} if strict else {"sig"}
-        entry = _object(item, needed, {"keyid"}, strict=strict)
-        value = _decode(_text(entry, "sig"), strict=strict)
+        entry = _object(item, {"sig"})
+        value = _decode(_text(entry, "sig"))
         parsed.append(_Signature(_text(entry, "keyid") if "keyid" in entry else "", value))
-    body = _decode(_text(fields, "payload"), strict=strict)
-    return body, _text(fields, "payloadType"), tuple(parsed)
+    return _decode(_text(fields, "payload")), _text(fields, "payloadType"), tuple(parsed)
 
 
-def _check_strict(document: Any, envelope: bytes, signatures: tuple[_Signature, ...]) -> None:
+def _check_strict(document: dict[str, Any], envelope: bytes) -> None:
+    """What :func:`sign` and :func:`envelope_bytes` write, of an envelope that :func:`_parse` took.
+
+    More than one form of the same signed statement would leave bytes that nobody signed.
+    """
+    signatures = document["signatures"]
     if len(signatures) != 1:
         raise _failed("SIGNATURE_COUNT", f"{len(signatures)} signatures where we write one")
+    _check_fields(document, {"payload", "payloadType", "signatures"})
+    _check_fields(signatures[0], {"keyid", "sig"})
+    if any(digit in text for text in (document["payload"], signatures[0]["sig"]) for digit in "-_"):
+        raise _failed("BASE64_URLSAFE", "base64 is of the url-safe alphabet, we write the standard")
     if envelope != envelope_bytes(document):
         raise _failed("ENVELOPE_NOT_CANONICAL", "bytes differ from the canonical form of the JSON")
 
 
-def _object(value: Any, needed: set[str], optional: set[str], *, strict: bool) -> dict[str, Any]:
+def _check_fields(value: dict[str, Any], names: set[str]) -> None:
+    other = sorted(set(value) ^ names)
+    if other:
+        word = "lacks" if other[0] in names else "has the further"
+        raise _failed("ENVELOPE_FIELDS", f"the envelope {word} field {ascii(other[0])[:80]}")
+
+
+def _object(value: Any, needed: set[str]) -> dict[str, Any]:
     if not isinstance(value, dict) or not needed <= set(value):
         raise _failed("MALFORMED_ENVELOPE", f"no object with {', '.join(sorted(needed))}")
-    unknown = sorted(set(value) - needed - optional)
-    if strict and unknown:
-        raise _failed("MALFORMED_ENVELOPE", f"unknown field {ascii(unknown[0])[:80]}")
     return value
 
 
@@ -170,8 +186,9 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value
 
 
-def _decode(text: str, *, strict: bool) -> bytes:
-    standard = text if strict else text.replace("-", "+").replace("_", "/")
+def _decode(text: str) -> bytes:
+    # DSSE: verifiers must take both alphabets.
+    standard = text.replace("-", "+").replace("_", "/")
     try:
         data = base64.b64decode(standard, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -52,12 +52,24 @@ STAGE_STATUS: Mapping[Stage, ExitStatus] = {
     Stage.SCHEMA: ExitStatus.MALFORMED,
     Stage.SEMANTICS: ExitStatus.DOES_NOT_FOLLOW,
 }
+HOSTILE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What documents that satisfy their schemas may still provoke in the code that judges them."""
 # Codes whose meaning is not that of the stage in which they can turn up.
 CODE_STATUS: Mapping[str, ExitStatus] = {
     "TRUST_STORE_MISSING": ExitStatus.MISSING,
+    # What DSSE allows and only the strict profile refuses is left to its stage, the signature's.
+    "TOO_LARGE": ExitStatus.MALFORMED,
     "MALFORMED_JSON": ExitStatus.MALFORMED,
     "MALFORMED_ENVELOPE": ExitStatus.MALFORMED,
-    "ENVELOPE_NOT_CANONICAL": ExitStatus.MALFORMED,
     "BAD_BASE64": ExitStatus.MALFORMED,
     "SIGNATURE_STRIPPED": ExitStatus.SIGNATURE,
     "STALE_PACK": ExitStatus.SIGNATURE,
@@ -144,6 +156,8 @@ class StageLog:
     def run(self, stage: Stage, path: str = "", *, go_on: bool = False) -> Iterator[None]:
         """Run a stage; an error of this package in it becomes a finding about ``path``.
 
+        So does what else hostile input may provoke, as UNDECIDABLE.
+
         Raises StageFailed at its end where the stage has errors, unless ``go_on``.
         """
         self.reached.setdefault(stage, "")
@@ -152,6 +166,8 @@ class StageLog:
             yield
         except InvarlockError as error:
             self.add(error.code, stage, path, error.cause)
+        except HOSTILE as error:
+            self.undecidable(stage, path, error)
         failed = any(finding.level == "error" for finding in self.findings[before:])
         if failed and not go_on:
             raise StageFailed
@@ -159,3 +175,8 @@ class StageLog:
     def add(self, code: str, stage: Stage, path: str, message: str, level: Level = "error") -> None:
         """Note a finding."""
         self.findings.append(Finding(code, stage, path, message, level))
+
+    def undecidable(self, stage: Stage, path: str, error: Exception) -> None:
+        """Note that judging ``path`` ended with ``error``, whose type the finding names."""
+        said = f"cannot be judged: {type(error).__name__}: {str(error)[:200]}"
+        self.add("UNDECIDABLE", stage, path, said)

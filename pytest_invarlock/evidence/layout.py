@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.limits import MAX_PACK_BYTES, max_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,12 +17,15 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "checksums.sha256"
 ENVELOPE = "manifest.signature.json"
 SIGNER_KEY = "metadata/signer.pub.pem"
+FINAL_VERDICT = "results/final_verdict.json"
 CONTROL_FILES = frozenset({MANIFEST, CHECKSUMS, ENVELOPE})
 MAX_FILES = 50_000
 MAX_PATH_LENGTH = 1024
 MAX_SEGMENTS = 32
 
 _PATH = re.compile(r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*")
+_RECORD = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
+_CERTIFICATE = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,6 +36,16 @@ class PackFile:
     path: str
     size_bytes: int
     sha256: str
+
+
+def records(paths: Iterable[str]) -> list[str]:
+    """Those of ``paths``, sorted, at which the record of a draw stands."""
+    return sorted(path for path in paths if _RECORD.fullmatch(path))
+
+
+def certificates(paths: Iterable[str]) -> list[str]:
+    """Those of ``paths``, sorted, at which the certificate of a draw stands."""
+    return sorted(path for path in paths if _CERTIFICATE.fullmatch(path))
 
 
 def check_path(path: str) -> None:
@@ -76,6 +90,22 @@ def check_paths(paths: Iterable[str]) -> None:
                 f"{path} lies under a path that is a file itself",
                 remedy="name the file or the directory otherwise",
                 code="BAD_PATH",
+            )
+
+
+def check_sizes(files: Iterable[PackFile]) -> None:
+    """Raise EvidenceError (TOO_LARGE) where a stated size, or their sum, is beyond what we read."""
+    total = 0
+    for file in files:
+        total += file.size_bytes
+        if file.size_bytes > max_bytes_of(file.path) or total > MAX_PACK_BYTES:
+            whole = (
+                "" if file.size_bytes > max_bytes_of(file.path) else ", with the files before it,"
+            )
+            raise EvidenceError(
+                f"{file.path} is stated to have {file.size_bytes} bytes, which{whole} is too much",
+                remedy="seal fewer runs in one pack",
+                code="TOO_LARGE",
             )
 
 

@@ -15,12 +15,19 @@ from typing import Any
 from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence.layout import CHECKSUMS, CONTROL_FILES, FORMAT, PackFile, check_paths
+from pytest_invarlock.evidence.layout import (
+    CHECKSUMS,
+    CONTROL_FILES,
+    FORMAT,
+    MAX_FILES,
+    PackFile,
+    check_paths,
+)
+from pytest_invarlock.evidence.limits import MAX_MANIFEST_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.resources import schema
 
-MAX_MANIFEST_BYTES = 20 * 2**20
 DEFAULT_REFERENCES: Mapping[str, str] = {
     "environment": "metadata/environment.json",
     "scenarios": "metadata/scenarios.json",
@@ -127,13 +134,16 @@ def manifest_digest(data: bytes) -> str:
 def parse_manifest(data: bytes) -> Manifest:
     """Read the bytes of ``manifest.json``.
 
-    Raises EvidenceError: MALFORMED_JSON; MANIFEST_SCHEMA (the first violation, by path);
+    Raises EvidenceError: TOO_LARGE; MALFORMED_JSON; MANIFEST_SCHEMA (the first violation, by path);
     BAD_PATH, DUPLICATE_SUBJECT; MANIFEST_LISTING where planned or files are not sorted or repeat,
     or files names a control file;
     MANIFEST_REFERENCE for a reference that no file of the manifest answers.
     """
     document = loads(data, max_bytes=MAX_MANIFEST_BYTES, what="manifest.json")
     _check(document)
+    if sum(entry["draws"] for entry in document["planned"]) > MAX_FILES:
+        # Each draw has files of its own; what is planned is counted out one by one later.
+        raise _error("TOO_LARGE", f"planned holds more draws than a pack has files, {MAX_FILES}")
     manifest = _from_document(document)
     check_paths(file.path for file in manifest.files)
     planned = manifest.header.planned

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence.layout import MAX_FILES, MAX_SEGMENTS, PackFile, check_path
+from pytest_invarlock.evidence.layout import (
+    MAX_FILES,
+    MAX_PATH_LENGTH,
+    MAX_SEGMENTS,
+    PackFile,
+    check_path,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,9 +46,10 @@ class Entry:
 class PackDirectory:
     """An open pack directory; a context manager."""
 
-    __slots__ = ("_root",)
+    __slots__ = ("_n_seen", "_root")
 
     def __init__(self, path: Path) -> None:
+        self._n_seen = 0
         # The directory itself may be reached by a link: the user named it.
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -67,6 +74,7 @@ class PackDirectory:
         Raises EvidenceError: UNREADABLE_FILE; TOO_MANY_FILES or BAD_PATH beyond a pack's limits.
         """
         found: list[Entry] = []
+        self._n_seen = 0
         try:
             self._walk(self._root, "", found)
         except OSError as error:
@@ -86,20 +94,28 @@ class PackDirectory:
         return True
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        """The bytes of a regular file, at most ``max_bytes`` + 1 of them, so that excess shows.
+        """The bytes of a regular file of at most ``max_bytes``.
 
-        Raises EvidenceError: MISSING_FILE, SYMLINK, NOT_REGULAR, UNREADABLE_FILE.
+        Raises EvidenceError: TOO_LARGE, before anything is read where the file's own size says so;
+        MISSING_FILE, SYMLINK, NOT_REGULAR, UNREADABLE_FILE.
         """
         with self._open(path) as file:
-            return file.read(max_bytes + 1)
+            size = os.fstat(file.fileno()).st_size
+            # Once more after the read: a file may grow between the two.
+            data = b"" if size > max_bytes else file.read(max_bytes + 1)
+            if max(size, len(data)) > max_bytes:
+                raise _error("TOO_LARGE", f"{path} is longer than {max_bytes} bytes")
+            return data
 
     def read_verified(self, file: PackFile) -> bytes:
         """The bytes of ``file``; what is returned is what was hashed.
 
-        Raises EvidenceError: as :meth:`read`, SIZE_MISMATCH, DIGEST_MISMATCH.
+        Raises EvidenceError: as :meth:`read` but TOO_LARGE, SIZE_MISMATCH, DIGEST_MISMATCH.
         """
-        data = self.read(file.path, file.size_bytes)
-        _check(file, len(data), hashlib.sha256(data).hexdigest())
+        with self._open(file.path) as source:
+            _check_size(file, os.fstat(source.fileno()).st_size)
+            data = source.read(file.size_bytes + 1)
+        check_content(file, len(data), hashlib.sha256(data).hexdigest())
         return data
 
     def check(self, file: PackFile) -> None:
@@ -109,16 +125,21 @@ class PackDirectory:
         """
         hasher, left = hashlib.sha256(), file.size_bytes + 1
         with self._open(file.path) as source:
+            _check_size(file, os.fstat(source.fileno()).st_size)
             while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
                 hasher.update(chunk)
                 left -= len(chunk)
-        _check(file, file.size_bytes + 1 - left, hasher.hexdigest())
+        check_content(file, file.size_bytes + 1 - left, hasher.hexdigest())
 
     def _walk(self, directory: int, prefix: str, found: list[Entry]) -> None:
-        if prefix.count("/") > MAX_SEGMENTS:
+        if prefix.count("/") > MAX_SEGMENTS or len(prefix) > 2 * MAX_PATH_LENGTH:
             raise _error("BAD_PATH", "directories are nested too deeply")
         with os.scandir(directory) as entries:
             for entry in entries:
+                # Directories count too: empty ones would cost as much, and show nowhere.
+                self._n_seen += 1
+                if self._n_seen > 2 * MAX_FILES:
+                    raise _error("TOO_MANY_FILES", "the directory holds more files than a pack may")
                 status = entry.stat(follow_symlinks=False)
                 path = prefix + entry.name
                 if stat.S_ISDIR(status.st_mode):
@@ -127,8 +148,6 @@ class PackDirectory:
                     continue
                 mode, links = status.st_mode, status.st_nlink
                 found.append(Entry(path, stat.S_ISLNK(mode), stat.S_ISREG(mode), links))
-                if len(found) > 2 * MAX_FILES:
-                    raise _error("TOO_MANY_FILES", "the directory holds more files than a pack may")
 
     @contextmanager
     def _open(self, path: str) -> Iterator[BinaryIO]:
@@ -142,10 +161,13 @@ class PackDirectory:
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise _error("SYMLINK", f"{path} is a symbolic link") from error
-            raise _error("UNREADABLE_FILE", f"{path} cannot be read: {error.strerror}") from error
+            raise _unreadable(path, error) from error
         with os.fdopen(descriptor, "rb") as file:
             _check_regular(os.fstat(descriptor).st_mode, path)
-            yield file
+            try:
+                yield file
+            except OSError as error:
+                raise _unreadable(path, error) from error
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
@@ -187,12 +209,21 @@ def _check_regular(mode: int, path: str) -> None:
         raise _error("NOT_REGULAR", f"{path} is not a regular file")
 
 
-def _check(file: PackFile, n_bytes: int, sha256: str) -> None:
+def check_content(file: PackFile, n_bytes: int, sha256: str) -> None:
+    """Raise EvidenceError (SIZE_MISMATCH, DIGEST_MISMATCH) unless what was read is ``file``."""
+    _check_size(file, n_bytes)
+    if sha256 != file.sha256:
+        raise _error("DIGEST_MISMATCH", "content differs from the SHA-256 stated")
+
+
+def _check_size(file: PackFile, n_bytes: int) -> None:
     if n_bytes != file.size_bytes:
         longer = "longer" if n_bytes > file.size_bytes else "shorter"
         raise _error("SIZE_MISMATCH", f"is {longer} than the {file.size_bytes} bytes stated")
-    if sha256 != file.sha256:
-        raise _error("DIGEST_MISMATCH", "content differs from the SHA-256 stated")
+
+
+def _unreadable(path: str, error: OSError) -> EvidenceError:
+    return _error("UNREADABLE_FILE", f"{path} cannot be read: {error.strerror}")
 
 
 def _error(code: str, cause: str) -> EvidenceError:

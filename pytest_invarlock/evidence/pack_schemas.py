@@ -49,21 +49,25 @@ def check_schemas(pack: VerifiedPack) -> list[Finding]:
             wanted[name] = "calibrated_preset"
         elif probe := PROBE_NAME.fullmatch(name):
             wanted[name] = probe["schema"]
-    findings = []
-    for path, schema_name in wanted.items():
+    return [
+        finding
+        for path, schema_name in wanted.items()
+        for finding in _schema_findings(pack, path, schema_name)
+    ]
+
+
+def _schema_findings(pack: VerifiedPack, path: str, schema_name: str) -> list[Finding]:
+    try:
         problem = _schema_problem(pack, path, schema_name)
-        if problem is not None:
-            findings.append(Finding("SCHEMA", Stage.SCHEMA, path, problem))
-    return findings
+    except EvidenceError as error:
+        return [Finding(error.code, Stage.SCHEMA, path, error.cause)]
+    return [] if problem is None else [Finding("SCHEMA", Stage.SCHEMA, path, problem)]
 
 
 def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | None:
     if path not in pack.names():
         return "is missing from the pack"
-    try:
-        value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
-    except EvidenceError as error:
-        return error.cause
+    value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
     broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
     if broken is None:
         return None

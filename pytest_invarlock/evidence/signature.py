@@ -12,18 +12,20 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence import dsse
 from pytest_invarlock.evidence.keys import MAX_PEM_BYTES, fingerprint, parse_public_key
 from pytest_invarlock.evidence.layout import ENVELOPE, SIGNER_KEY
+from pytest_invarlock.evidence.limits import MAX_ENVELOPE_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from pytest_invarlock.evidence.content import Content
     from pytest_invarlock.evidence.pack_directory import PackDirectory
     from pytest_invarlock.evidence.trust import Trust
 
 
 def check_signature(
-    directory: PackDirectory, trust: Trust, *, strict: bool
+    directory: PackDirectory, content: Content, trust: Trust, *, strict: bool
 ) -> dsse.VerifiedPayload:
-    """Verify the envelope of a pack.
+    """Verify the envelope of a pack; ``content`` keeps the signer's key for the stages to come.
 
     Where ``trust`` names nobody, the pack's own key is used: that shows an intact signature, not
     who made it, and the caller must not accept it.
@@ -32,10 +34,10 @@ def check_signature(
     :func:`pytest_invarlock.evidence.keys.parse_public_key` and of
     :func:`pytest_invarlock.evidence.dsse.verify`.
     """
-    envelope = directory.read(ENVELOPE, dsse.MAX_ENVELOPE_BYTES)
+    envelope = directory.read(ENVELOPE, MAX_ENVELOPE_BYTES)
     keys = dict(trust.keys)
     if not trust.given or trust.names.keys() - keys.keys() or not keys:
-        own = _own_key(directory)
+        own = _own_key(directory, content)
         if own is not None and (not trust.given or fingerprint(own) in trust.names):
             keys[fingerprint(own)] = own
         elif own is not None and not keys:
@@ -48,10 +50,10 @@ def check_signature(
     )
 
 
-def _own_key(directory: PackDirectory) -> Ed25519PublicKey | None:
+def _own_key(directory: PackDirectory, content: Content) -> Ed25519PublicKey | None:
     if not directory.exists(SIGNER_KEY):
         return None
-    return parse_public_key(directory.read(SIGNER_KEY, MAX_PEM_BYTES), SIGNER_KEY)
+    return parse_public_key(content.first(SIGNER_KEY, MAX_PEM_BYTES), SIGNER_KEY)
 
 
 def _stranger(text: str, trust: Trust) -> EvidenceError:

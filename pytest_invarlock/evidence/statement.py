@@ -12,11 +12,11 @@ from typing import Any
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.layout import FORMAT, MAX_FILES, PackFile, check_paths, check_sha256
+from pytest_invarlock.evidence.limits import MAX_STATEMENT_BYTES
 from pytest_invarlock.evidence.strict_json import canonical, loads
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:pytest-invarlock:evidence-pack:v1"
-MAX_STATEMENT_BYTES = 20 * 2**20
 _TEXT_FIELDS = (
     "format",
     "run_id",
@@ -73,7 +73,7 @@ class Statement:
 def parse_statement(body: bytes) -> Statement:
     """Read verified payload bytes.
 
-    Raises EvidenceError: MALFORMED_JSON; WRONG_TYPE for a statement about something else;
+    Raises EvidenceError: TOO_LARGE, MALFORMED_JSON; WRONG_TYPE for a statement about another thing;
     MALFORMED_STATEMENT for missing, unknown or ill-typed fields; BAD_PATH, DUPLICATE_SUBJECT,
     WEAK_DIGEST and MALFORMED_DIGEST for its subjects.
     """

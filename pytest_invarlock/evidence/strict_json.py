@@ -15,10 +15,9 @@ from typing import Any
 import rfc8785
 
 from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.limits import MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_NUMBER_LENGTH
 
-MAX_DEPTH = 64
 MAX_SAFE_INTEGER = 2**53 - 1
-_MAX_NUMBER_LENGTH = 400
 _BOM = b"\xef\xbb\xbf"
 # Strings are consumed whole, so that brackets inside do not count; possessive: no backtracking.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -37,10 +36,14 @@ def loads(data: bytes, *, max_bytes: int, what: str = "JSON") -> Any:
         dict, list, str, int, float, bool or None; floats are finite, integers within ±(2^53 - 1).
 
     Raises:
-        EvidenceError: code MALFORMED_JSON; the cause says which rule is broken.
+        EvidenceError: TOO_LARGE, before anything is parsed, for what is too long, too deep or of
+            too many values, and for a number of too many digits; MALFORMED_JSON for the rest. The
+            cause says which rule is broken.
     """
     if len(data) > max_bytes:
-        raise _malformed(what, f"is longer than {max_bytes} bytes")
+        raise _too_large(what, f"is longer than {max_bytes} bytes")
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise _too_large(what, f"holds more than {MAX_JSON_VALUES} values")
     if data.startswith(_BOM):
         raise _malformed(what, "starts with a byte order mark")
     _check_depth(data, what)
@@ -59,6 +62,8 @@ def loads(data: bytes, *, max_bytes: int, what: str = "JSON") -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise _malformed(what, f"{error.msg} at {place}") from error
+    except _LongNumberError as error:
+        raise _too_large(what, str(error)) from error
     except ValueError as error:
         raise _malformed(what, str(error)) from error
     return value
@@ -106,8 +111,8 @@ def _check_depth(data: bytes, what: str) -> None:
         token = match[0]
         if token in (b"[", b"{"):
             depth += 1
-            if depth > MAX_DEPTH:
-                raise _malformed(what, f"is nested deeper than {MAX_DEPTH}")
+            if depth > MAX_JSON_DEPTH:
+                raise _too_large(what, f"is nested deeper than {MAX_JSON_DEPTH}")
         elif token in (b"]", b"}"):
             depth -= 1
 
@@ -125,7 +130,17 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"holds {text}, which is not JSON")
 
 
+class _LongNumberError(ValueError):
+    """A number of more digits than any that is meant."""
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_NUMBER_LENGTH:
+        raise _LongNumberError(f"holds a number of {len(text)} characters, {text[:40]}...")
+
+
 def _finite_float(text: str) -> float:
+    _check_length(text)
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"holds the number {text[:40]}, which overflows")
@@ -133,7 +148,8 @@ def _finite_float(text: str) -> float:
 
 
 def _safe_integer(text: str) -> int:
-    if len(text) > _MAX_NUMBER_LENGTH or abs(int(text)) > MAX_SAFE_INTEGER:
+    _check_length(text)
+    if abs(int(text)) > MAX_SAFE_INTEGER:
         raise ValueError(f"holds the integer {text[:40]}, beyond ±(2^53 - 1)")
     return int(text)
 
@@ -150,7 +166,9 @@ def _refuse_surrogates(value: Any) -> None:
             _refuse_surrogates(item)
 
 
-def _malformed(what: str, why: str) -> EvidenceError:
-    return EvidenceError(
-        f"{what} {why}", remedy="take the file again from its source", code="MALFORMED_JSON"
-    )
+def _malformed(what: str, why: str, code: str = "MALFORMED_JSON") -> EvidenceError:
+    return EvidenceError(f"{what} {why}", remedy="take the file again from its source", code=code)
+
+
+def _too_large(what: str, why: str) -> EvidenceError:
+    return _malformed(what, why, "TOO_LARGE")

@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence.limits import MAX_DOCUMENT_BYTES
 from pytest_invarlock.evidence.strict_json import loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_invarlock.evidence.content import Content
     from pytest_invarlock.evidence.layout import PackFile
     from pytest_invarlock.evidence.manifest import Manifest
-    from pytest_invarlock.evidence.pack_directory import PackDirectory
-
-MAX_JSON_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class VerifiedPack:
     manifest: Manifest
     signed_by: str | None
     _files: Mapping[str, PackFile] = field(repr=False)
-    _directory: PackDirectory = field(repr=False)
+    _content: Content = field(repr=False)
 
     def names(self) -> tuple[str, ...]:
         """The sorted paths of all files but the envelope."""
@@ -44,16 +43,19 @@ class VerifiedPack:
         return self._file(path).sha256
 
     def read(self, path: str) -> bytes:
-        """The bytes of ``path``, hashed as they are read.
+        """The bytes of ``path`` that were hashed when it was checked, or are hashed now.
 
         Raises EvidenceError: MISSING_FILE for a path the pack does not list; SIZE_MISMATCH,
-        DIGEST_MISMATCH, SYMLINK and the like where the file changed since it was checked.
+        DIGEST_MISMATCH, SYMLINK and the like where a file too large to keep has changed since.
         """
-        return self._directory.read_verified(self._file(path))
+        return self._content.read(self._file(path))
 
     def read_json(self, path: str) -> Any:
-        """``path`` as strict JSON; raises EvidenceError as :meth:`read`, or MALFORMED_JSON."""
-        return loads(self.read(path), max_bytes=MAX_JSON_BYTES, what=path)
+        """``path`` as strict JSON.
+
+        Raises EvidenceError: as :meth:`read`, and MALFORMED_JSON, TOO_LARGE.
+        """
+        return loads(self.read(path), max_bytes=MAX_DOCUMENT_BYTES, what=path)
 
     def verdict(self) -> str:
         """The verdict the manifest states: PASS, FAIL or INCONCLUSIVE."""

@@ -13,11 +13,15 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence import binding
+from pytest_invarlock.errors import EvidenceError, InvarlockError
+from pytest_invarlock.evidence import binding, demands
+from pytest_invarlock.evidence.content import Content
+from pytest_invarlock.evidence.counts import uncounted
 from pytest_invarlock.evidence.dsse import VerifiedPayload
 from pytest_invarlock.evidence.findings import (
+    HOSTILE,
     Finding,
     Level,
     Stage,
@@ -30,13 +34,15 @@ from pytest_invarlock.evidence.layout import (
     ENVELOPE,
     MANIFEST,
     PackFile,
+    check_sizes,
     checksums_text,
 )
-from pytest_invarlock.evidence.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from pytest_invarlock.evidence.limits import MAX_MANIFEST_BYTES
+from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.evidence.pack_directory import Entry, PackDirectory
 from pytest_invarlock.evidence.signature import check_signature
 from pytest_invarlock.evidence.statement import Statement, parse_statement
-from pytest_invarlock.evidence.trust import Trust, load_trust, parse_time
+from pytest_invarlock.evidence.trust import Trust, load_trust
 from pytest_invarlock.evidence.verified import VerifiedPack
 
 PackCheck = Callable[[VerifiedPack], list[Finding]]
@@ -51,6 +57,9 @@ class VerifyOptions:
     pack unless a signer is demanded. ``strict`` False turns extra files into warnings;
     ``dsse_lenient`` accepts every envelope DSSE allows. ``expect_policy`` (``sha256:<hex>``),
     ``expect_run`` and ``not_before`` (ISO 8601, UTC) refuse other and older packs of the signer.
+    ``profile`` is the one that every policy of the pack must be of. ``report_assurance`` says what
+    must stand beside a certificate: ``report``, a runtime manifest of that certificate; ``strict``,
+    one that rules out models' own code and other packages' guards; ``off``, nothing.
     """
 
     expected_fingerprints: tuple[str, ...] = ()
@@ -62,6 +71,8 @@ class VerifyOptions:
     expect_run: str | None = None
     not_before: str | None = None
     now: dt.datetime | None = None
+    report_assurance: Literal["strict", "report", "off"] = "report"
+    profile: str | None = None
 
 
 def verify_pack(
@@ -77,7 +88,7 @@ def verify_pack(
         options: whom to trust and what else to demand.
         rederive: computes reports and verdict again from the records and says what does not
             follow. Called only when every earlier stage has passed, trust in the signer excepted;
-            may raise InvarlockError.
+            whatever it raises is a finding.
         check_schemas: says which documents of the pack break their schema; called before
             ``rederive``, once the manifest is known to be sound.
 
@@ -112,17 +123,17 @@ class _Verification:
     def all_stages(self, path: Path, rederive: PackCheck, check_schemas: PackCheck | None) -> None:
         trust = self._usage()
         with self._present(path) as directory:
-            payload = self._signature(directory, trust)
-            files, statement = self._statement(directory, payload)
-            self._set_of_files(directory, files)
-            pack = self._schema(directory, files, statement, payload, check_schemas)
-            self._semantics(pack, rederive)
+            content = Content(directory)
+            payload = self._signature(directory, content, trust)
+            files, statement = self._statement(content, payload)
+            self._set_of_files(directory, content, files)
+            pack = self._schema(content, files, statement, payload, check_schemas)
+            self._semantics(pack, content, rederive)
 
     def _usage(self) -> Trust:
         now = self.options.now or dt.datetime.now(dt.UTC)
         with self.log.run(Stage.USAGE):
-            if self.options.not_before is not None:
-                parse_time(self.options.not_before, "BAD_TIME", "--not-before")
+            demands.check_options(self.options)
             self.log.reached[Stage.USAGE] = "options understood"
             return load_trust(self.options.expected_fingerprints, self.options.trust_store, now)
         raise StageFailed
@@ -142,13 +153,16 @@ class _Verification:
             return directory
         raise StageFailed
 
-    def _signature(self, directory: PackDirectory, trust: Trust) -> VerifiedPayload | None:
+    def _signature(
+        self, directory: PackDirectory, content: Content, trust: Trust
+    ) -> VerifiedPayload | None:
         payload: VerifiedPayload | None = None
         with self.log.run(Stage.SIGNATURE, ENVELOPE):
             if not directory.exists(ENVELOPE):
                 self._unsigned(trust)
                 return None
-            payload = check_signature(directory, trust, strict=not self.options.dsse_lenient)
+            strict = not self.options.dsse_lenient
+            payload = check_signature(directory, content, trust, strict=strict)
             self.signer, self.trusted = payload.fingerprint, trust.given
             names = (trust.names.get(text, "named by nobody") for text in payload.fingerprints)
             signers = zip(payload.fingerprints, names, strict=True)
@@ -175,17 +189,20 @@ class _Verification:
         self.log.reached[Stage.SIGNATURE] = "unsigned"
 
     def _statement(
-        self, directory: PackDirectory, payload: VerifiedPayload | None
+        self, content: Content, payload: VerifiedPayload | None
     ) -> tuple[dict[str, PackFile], Statement | None]:
         with self.log.run(Stage.STATEMENT, MANIFEST if payload is None else ENVELOPE):
             statement = parse_statement(payload.body) if payload else None
-            files = binding.signed_files(statement) if statement else _unsigned_files(directory)
+            files = binding.signed_files(statement) if statement else _unsigned_files(content)
+            check_sizes(files.values())
             self.digest = f"sha256:{files[MANIFEST].sha256}"
             self.log.reached[Stage.STATEMENT] = f"names {len(files)} files"
             return files, statement
         raise StageFailed
 
-    def _set_of_files(self, directory: PackDirectory, files: dict[str, PackFile]) -> None:
+    def _set_of_files(
+        self, directory: PackDirectory, content: Content, files: dict[str, PackFile]
+    ) -> None:
         sound: set[str] = set()
         with self.log.run(Stage.FILES, go_on=True):
             entries = directory.entries()
@@ -198,7 +215,7 @@ class _Verification:
         with self.log.run(Stage.CONTENT):
             for path in sorted(sound):
                 try:
-                    directory.check(files[path])
+                    content.check(files[path])
                 except EvidenceError as error:
                     self.log.add(error.code, Stage.CONTENT, path, error.cause)
             total = sum(files[path].size_bytes for path in sound)
@@ -224,50 +241,52 @@ class _Verification:
 
     def _schema(
         self,
-        directory: PackDirectory,
+        content: Content,
         files: dict[str, PackFile],
         statement: Statement | None,
         payload: VerifiedPayload | None,
         check_schemas: PackCheck | None,
     ) -> VerifiedPack:
         with self.log.run(Stage.SCHEMA, MANIFEST):
-            manifest = parse_manifest(directory.read_verified(files[MANIFEST]))
-            pack = VerifiedPack(manifest, self.signer, files, directory)
+            manifest = parse_manifest(content.read(files[MANIFEST]))
+            pack = VerifiedPack(manifest, self.signer, files, content)
             if statement is not None and payload is not None:
                 binding.check_signed(pack, statement, payload)
             binding.check_checksums(pack)
             self.verdict = manifest.header.verdict
             if check_schemas is not None:
-                self.log.findings.extend(check_schemas(pack))
+                self._add(Stage.SCHEMA, content, lambda: check_schemas(pack))
             self.log.reached[Stage.SCHEMA] = (
                 "documents are well-formed and agree with the statement"
             )
             return pack
         raise StageFailed
 
-    def _semantics(self, pack: VerifiedPack, rederive: PackCheck) -> None:
+    def _semantics(self, pack: VerifiedPack, content: Content, rederive: PackCheck) -> None:
+        options = self.options
         with self.log.run(Stage.SEMANTICS):
-            self._other_than_asked(pack)
-            self.log.findings.extend(rederive(pack))
+            for found in (
+                lambda: demands.other_than_demanded(pack, options),
+                lambda: uncounted(pack),
+                lambda: rederive(pack),
+                # Last: of a certificate that does not follow, that says more than other bytes do.
+                lambda: demands.unassured_reports(pack, options.report_assurance),
+            ):
+                self._add(Stage.SEMANTICS, content, found)
             self.log.reached[Stage.SEMANTICS] = "reports and verdict follow from the records"
 
-    def _other_than_asked(self, pack: VerifiedPack) -> None:
-        header, options = pack.manifest.header, self.options
-        if options.expect_run not in (None, header.run_id):
-            message = f"is of run {header.run_id!a}"
-            self.log.add("OTHER_RUN", Stage.SEMANTICS, MANIFEST, message)
-        if options.expect_policy not in (None, header.policy_digest):
-            message = f"was decided under policy {header.policy_digest}"
-            self.log.add("POLICY_MISMATCH", Stage.SEMANTICS, MANIFEST, message)
-        if options.not_before is not None:
-            oldest = parse_time(options.not_before, "BAD_TIME", "--not-before")
-            if parse_time(header.created_at, "MANIFEST_SCHEMA", "created_at") < oldest:
-                message = f"was sealed at {header.created_at}"
-                self.log.add("STALE_PACK", Stage.SEMANTICS, MANIFEST, message)
+    def _add(self, stage: Stage, content: Content, found: Callable[[], list[Finding]]) -> None:
+        """Take up what a check found; one that a document brought to an end is a finding itself."""
+        try:
+            self.log.findings.extend(found())
+        except InvarlockError as error:
+            self.log.add(error.code, stage, content.last_read, error.cause)
+        except HOSTILE as error:
+            self.log.undecidable(stage, content.last_read, error)
 
 
-def _unsigned_files(directory: PackDirectory) -> dict[str, PackFile]:
-    data = directory.read(MANIFEST, MAX_MANIFEST_BYTES)
+def _unsigned_files(content: Content) -> dict[str, PackFile]:
+    data = content.first(MANIFEST, MAX_MANIFEST_BYTES)
     manifest = parse_manifest(data)
     if manifest.signer is not None:
         raise _error("SIGNATURE_STRIPPED", "names a signer, but the signature is gone")

@@ -104,10 +104,11 @@ def test_options_reach_the_verification(pack: Any, tmp_path: Path) -> None:
 
 
 def test_a_crash_does_not_read_as_a_verdict(
-    pack: Any, rederive: Any, capsys: pytest.CaptureFixture[str]
+    pack: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python ends with status 1 after a traceback; 1 means "valid, and the verdict is not PASS"."""
-    rederive.rederive_pack = lambda pack: {}["absent"]
+    printing = "pytest_invarlock.evidence.verify_text.report_lines"
+    monkeypatch.setattr(printing, lambda report: {}["absent"])
     with pytest.raises(SystemExit) as caught:
         main(["verify", str(pack.path), "--expected-fingerprint", pack.fingerprint])
     assert caught.value.code == 70

@@ -25,6 +25,8 @@ from pytest_invarlock.evidence import dsse
 from pytest_invarlock.evidence.keys import generate_key, keyid, public_pem
 from pytest_invarlock.evidence.trust import load_trust
 
+from .synthetic import FILES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -156,7 +158,7 @@ def test_checksums_satisfy_coreutils_alone(pack: Any) -> None:
     command = ["sha256sum", "--strict", "-c", "checksums.sha256"]
     done = subprocess.run(command, cwd=pack.path, capture_output=True, text=True)
     assert done.returncode == 0
-    assert done.stdout.count(": OK") == 9
+    assert done.stdout.count(": OK") == len(FILES) + 1  # and the signer's key
     listed = "find . -type f | cut -c3- | LC_ALL=C sort | grep -v -e ^manifest -e ^checksums"
     pipeline = f"{listed} | xargs sha256sum | cmp - checksums.sha256"
     subprocess.run(["sh", "-c", pipeline], cwd=pack.path, check=True)
@@ -200,7 +202,7 @@ def test_in_toto_accepts_the_statement(pack: Any) -> None:
     statement = Statement.copy_from_pb(message)
     statement.validate()
     assert statement.pb.predicate_type == "urn:pytest-invarlock:evidence-pack:v1"
-    assert len(statement.pb.subject) == 11
+    assert len(statement.pb.subject) == len(FILES) + 3
     assert statement.pb.predicate["verdict"] == "PASS"
 
 

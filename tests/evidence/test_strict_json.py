@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,10 +64,6 @@ VALUES = st.recursive(
         (b'["unterminated', "Unterminated"),
         (b"[9007199254740992]", "integer"),
         (b"[-9007199254740992]", "integer"),
-        (b"[" + b"9" * 5000 + b"]", "integer"),
-        (b"[" * 100_000, "nested"),
-        (b'{"a":' * 65 + b"1" + b"}" * 65, "nested"),
-        (b" " * (LIMIT + 1), "longer"),
     ],
 )
 def test_refuses(data: bytes, why: str) -> None:
@@ -74,6 +71,38 @@ def test_refuses(data: bytes, why: str) -> None:
         strict_json.loads(data, max_bytes=LIMIT, what="x.json")
     assert caught.value.code == "MALFORMED_JSON"
     assert caught.value.cause.startswith("x.json ")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"[" + b"9" * 5000 + b"]", "5000 characters"),
+        (b"[1." + b"9" * 5000 + b"]", "5002 characters"),
+        (b"[" * 100_000, "nested"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "nested"),
+        (b" " * (LIMIT + 1), "longer"),
+    ],
+)
+def test_refuses_what_is_too_large(data: bytes, why: str) -> None:
+    with pytest.raises(EvidenceError, match=why) as caught:
+        strict_json.loads(data, max_bytes=LIMIT, what="x.json")
+    assert caught.value.code == "TOO_LARGE"
+
+
+@pytest.mark.parametrize("item", [b"[],", b"{},", b"0,"])
+def test_values_are_counted_before_they_take_memory(
+    item: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two bytes of text would become an object of sixty."""
+    monkeypatch.setattr(strict_json, "MAX_JSON_VALUES", 20_000)
+    strict_json.loads(b"[" + item * 9_000 + b"0]", max_bytes=2**20)
+    data = b"[" + item * 300_000 + b"0]"
+    tracemalloc.start()
+    with pytest.raises(EvidenceError, match="more than 20000 values"):
+        strict_json.loads(data, max_bytes=2**20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
 
 
 def test_reads_what_is_sound() -> None:
