@@ -82,7 +82,7 @@ FAMILY = "^(ffn|attn|embed|other)$"
 LARGEST = table("^largest_[a-z0-9_]+$", NUMBERS_AND_TEXTS)
 HEAD: Schema = {
     "evaluated": FLAG,
-    "status": {"enum": ["pass", "warn", "fail", "inconclusive", "error", None]},
+    "status": {"enum": ["pass", "warn", "fail", "inconclusive", "error", "skipped", None]},
     "passed": OPEN_FLAG,
     "reason": STRING,
     "n_violations": COUNT,
