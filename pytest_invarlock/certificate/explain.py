@@ -34,6 +34,7 @@ _MUST_PASS: Mapping[str, str] = {
     "FAIL": "The scenario does not pass.",
     "INCONCLUSIVE": "Neither is shown, and the scenario does not pass.",
     "ERROR": "Nothing was judged, which never passes.",
+    "SKIPPED": "Nothing was measured, and nothing is shown.",
 }
 _DAMAGE: Mapping[str, str] = {
     "PASS": "It shows no damage.",
@@ -41,6 +42,7 @@ _DAMAGE: Mapping[str, str] = {
     "FAIL": "It fired: a detection, where the scenario declares this check as one.",
     "INCONCLUSIVE": "Neither is shown, and that is no detection.",
     "ERROR": "Nothing was judged, and an error is no detection.",
+    "SKIPPED": "Nothing was measured, and that is no detection.",
 }
 _INFORMATION: Mapping[str, str] = {
     "PASS": "It did not fire.",
@@ -48,6 +50,7 @@ _INFORMATION: Mapping[str, str] = {
     "FAIL": "It fired, for information.",
     "INCONCLUSIVE": "Neither is shown.",
     "ERROR": "Nothing was judged: the scenario was not measured as it had to be.",
+    "SKIPPED": "Nothing was measured.",
 }
 _FOLLOWS = {
     "must_pass": _MUST_PASS,

@@ -13,6 +13,7 @@ SHAPES: Mapping[str, str] = {
     "FAIL": "✕",
     "INCONCLUSIVE": "?",
     "ERROR": "⊘",
+    "SKIPPED": "–",
 }
 MEANINGS: Mapping[str, str] = {
     "PASS": "the demand is met, bound included",
@@ -20,6 +21,7 @@ MEANINGS: Mapping[str, str] = {
     "FAIL": "the demand is broken, bound included",
     "INCONCLUSIVE": "neither can be said: the bound straddles the limit, or there is too little",
     "ERROR": "nothing could be judged",
+    "SKIPPED": "nothing was measured, for the reason told",
 }
 _EXPECTED: Mapping[tuple[str, bool], str] = {
     ("must_pass", True): "It had to pass every check, and it did.",
@@ -35,4 +37,6 @@ _EXPECTED: Mapping[tuple[str, bool], str] = {
 
 def expectation_sentence(decision: Mapping[str, Any]) -> str:
     """What the scenario had to come to, and whether it did."""
+    if decision["outcome"] == "SKIPPED":
+        return "It was skipped: nothing was measured, and nothing is shown."
     return _EXPECTED[(decision["strictness"], decision["expectation_met"])]
