@@ -14,6 +14,8 @@ from pytest_invarlock.errors import InvarlockError
 COMMAND_MODULES = (
     "pytest_invarlock.run_commands",
     "pytest_invarlock.evidence.commands",
+    "pytest_invarlock.evidence.pack_commands",
+    "pytest_invarlock.regate_commands",
     "pytest_invarlock.doctor.commands",
     "pytest_invarlock.plugin_commands",
     "pytest_invarlock.report_commands",

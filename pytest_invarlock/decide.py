@@ -26,6 +26,7 @@ from pytest_invarlock.checks.guard_consistency import guard_contradiction
 from pytest_invarlock.checks.guard_floor import ACTIVATIONS, below_guard_floor
 from pytest_invarlock.checks.guard_overhead import CHECK as OVERHEAD
 from pytest_invarlock.checks.guard_overhead import guard_overhead
+from pytest_invarlock.checks.planned import NOT_PLANNED, not_planned
 from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.stated_rescaling import with_remediation
 from pytest_invarlock.checks.tail import tail_check
@@ -134,6 +135,9 @@ def _check(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
         if broken is not None and broken.outcome is Outcome.ERROR:
             return broken
         return _CHECKS[name](facts, policy)
+    unasked = not_planned(name, facts)
+    if unasked is not None:
+        return unasked
     if name == OVERHEAD:
         return guard_overhead(facts, policy)
     if name == DEPLOYABLE:
@@ -224,6 +228,10 @@ def _expectation(
         return Outcome.ERROR, False, f"ERROR: {errors[0].text}"
     worst = aborting or _worst(checks)
     if expected.strictness is Strictness.INFORMATIONAL:
+        unasked = next((check for check in checks if check.reason == NOT_PLANNED), None)
+        if unasked is not None:
+            # Measured is enough, and this was not.
+            return unasked.outcome, False, unasked.text
         signal = ", ".join(fired) if fired else "nothing"
         return worst.outcome, True, f"informational: {signal} fired"
     return worst.outcome, worst.outcome.acceptable, worst.text

@@ -80,9 +80,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
             only_collect(config)
         if activation.named and not config.option.collectonly:
-            from pytest_invarlock.readiness import check_ready
+            from pytest_invarlock.readiness import check_ready, named_suites
 
             check_outputs(activation)
+            controller.check_release(named_suites(activation))
             check_ready(config, activation)
         config.stash[CONTROLLER] = controller
         config.pluginmanager.register(controller, "invarlock-controller")
@@ -130,6 +131,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from pytest_invarlock.marker import check_markers
 
         check_markers(items)
+        if not config.option.collectonly:
+            from pytest_invarlock.items import CheckItem
+
+            # Suites in folders and marker tests are known only now.
+            ours = [item for item in items if isinstance(item, CheckItem)]
+            suites = {item.suite.node_prefix: item.suite for item in ours}
+            config.stash[CONTROLLER].check_release(list(suites.values()))
     activation.refused = False
 
 

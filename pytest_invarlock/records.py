@@ -18,7 +18,8 @@ import numpy as np
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.array_archive import bad_arrays, read_members
 from pytest_invarlock.evidence.limits import MAX_WINDOWS
-from pytest_invarlock.evidence.strict_json import digest
+from pytest_invarlock.evidence.quick_canonical import quick_canonical
+from pytest_invarlock.evidence.strict_json import sha256_text
 from pytest_invarlock.plan import ARMS, Arm
 
 if TYPE_CHECKING:
@@ -111,11 +112,13 @@ class Facts:
     divergence: Mapping[str, Any] = field(default_factory=dict)
     noise_floor: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    _digests: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def plan_digest(self) -> str:
         """The digest of what was measured; identity for cache, resume and records."""
-        return digest(self.plan)
+        # Asked for several times by every decision; facts do not change.
+        return self._digests.get("plan") or self._digests.setdefault("plan", _digest(self.plan))
 
     def document(self) -> dict[str, Any]:
         """Facts as plain JSON values, arrays by digest."""
@@ -148,7 +151,11 @@ class Facts:
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of the facts: the record's digest."""
-        return digest(self.document())
+        return self._digests.get("facts") or self.stated_digest(self.document())
+
+    def stated_digest(self, document: Mapping[str, Any]) -> str:
+        """The digest, where the `document` of these facts is at hand; it is kept."""
+        return self._digests.setdefault("facts", _digest(document))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -160,11 +167,10 @@ class Record:
 
     def document(self) -> dict[str, Any]:
         """The JSON form of the record."""
-        facts = self.facts.document()
         return {
             "format": RECORD_FORMAT,
-            "facts": facts,
-            "facts_digest": digest(facts),
+            "facts": self.facts.document(),
+            "facts_digest": self.facts.digest,
             "observations": dict(self.observations),
         }
 
@@ -178,6 +184,18 @@ class Record:
                     np.lib.format.write_array(content, array, version=(1, 0))
                     archive.writestr(zipfile.ZipInfo(f"{arm}.{name}.npy"), content.getvalue())
         return buffer.getvalue()
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    """As `strict_json.digest`; what it would refuse, nobody can write or read as a record."""
+    try:
+        return sha256_text(quick_canonical(value))
+    except ValueError as error:
+        raise EvidenceError(
+            f"facts have no canonical JSON form: {error}",
+            remedy="use finite numbers and text",
+            code="NOT_CANONICAL",
+        ) from error
 
 
 def array_digest(array: NDArray[Any]) -> str:
@@ -210,8 +228,8 @@ def record_from_bytes(document: Mapping[str, Any], arrays: bytes) -> Record:
         noise_floor=stated["noise_floor"],
         error=stated["error"],
     )
-    document_of_facts = facts.document()
-    if document_of_facts != stated or digest(document_of_facts) != document["facts_digest"]:
+    # Where both are alike, what is stated has the digest of the facts.
+    if facts.document() != stated or facts.stated_digest(stated) != document["facts_digest"]:
         raise EvidenceError(
             f"record {facts.model}::{facts.scenario} run {facts.draw}: a stated digest does not "
             "follow from the facts and arrays",

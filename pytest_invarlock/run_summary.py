@@ -14,6 +14,7 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy, policies_by_scenario
+from pytest_invarlock.release_review import with_release_review
 from pytest_invarlock.scenario_runs import flaky_scenarios
 from pytest_invarlock.verdict import RunVerdict, decide_run
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
     from pytest_invarlock.evidence.pack import SealedPack
     from pytest_invarlock.records import Record
+    from pytest_invarlock.release_review import ReleaseReview
     from pytest_invarlock.run_directory import RunDirectory
 
 Status = Literal["complete", "partial", "incomplete"]
@@ -32,6 +34,7 @@ class RunSummary:
 
     ``status`` is ``complete``, ``partial`` (some items were not selected or not reached) or
     ``incomplete`` (interrupted); only a complete run has a verdict and is sealed, and no sweep.
+    ``signed`` says that its pack will bear a signature.
     """
 
     run: RunDirectory
@@ -46,6 +49,7 @@ class RunSummary:
     sealed: SealedPack | None = None
     key_created: bool = False
     problem: str | None = None
+    signed: bool = False
 
     @property
     def name(self) -> str:
@@ -144,7 +148,12 @@ def calibrated_models(plans: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def summarise(
-    run: RunDirectory, ran: set[str], *, cut: Literal["partial", "incomplete"] | None
+    run: RunDirectory,
+    ran: set[str],
+    *,
+    cut: Literal["partial", "incomplete"] | None,
+    signed: bool = False,
+    review: ReleaseReview | None = None,
 ) -> RunSummary:
     """Read a run's plan and records, decide them, and judge the run where it is whole.
 
@@ -152,6 +161,8 @@ def summarise(
         run: the run's folder.
         ran: node ids of the items that came to an outcome.
         cut: how the session was cut short, or None where its loop ran to the end.
+        signed: whether a pack of a whole run will be made, and signed.
+        review: what a release review is told; None where none was asked for.
     """
     plans = [plan_in_force(plan, run.path) for plan in run.read_plans()]
     planned = tuple(PlannedScenario(**entry) for plan in plans for entry in plan["planned"])
@@ -173,6 +184,7 @@ def summarise(
     verdict = decide_run(planned, decisions, policies) if judged else None
     if verdict is not None:
         verdict = with_calibrations(verdict, models, read_presets(run.path, models))
+        verdict = with_release_review(verdict, review, records, policies)
     prefix = plans[0]["node_prefix"] if plans else None
     return RunSummary(
         run=run,
@@ -184,4 +196,5 @@ def summarise(
         status=status,
         verdict=verdict,
         verdict_node=f"{prefix}::verdict" if verdict is not None and prefix else None,
+        signed=signed and verdict is not None,
     )

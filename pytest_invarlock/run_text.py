@@ -160,6 +160,8 @@ def markdown(summary: RunSummary) -> str:
     """``summary.md``: the verdict, the table, what is behind each row, what fired, what broke."""
     word = summary.word if summary.complete or summary.is_sweep else summary.status
     head = [f"## invarlock {summary.name}: {word}", ""]
+    if not summary.signed:
+        head += ["**UNSIGNED**: no signature covers this run; anyone may have written it.", ""]
     titles = ("met", *HEADINGS[1:])
     table = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     table += ["| " + " | ".join(row.cells) + " |" for row in rows(summary)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +13,10 @@ import pytest
 from pytest_invarlock.activation import WORKER_KEY, Activation, holds_suite_file
 from pytest_invarlock.errors import InvarlockError
 from pytest_invarlock.progress import ProgressLine
+from pytest_invarlock.release_desk import ReleaseDesk
 
 if TYPE_CHECKING:
+    from pytest_invarlock.policy.suite import Suite
     from pytest_invarlock.run_progress import SessionProgress
     from pytest_invarlock.run_summary import RunSummary
     from pytest_invarlock.tuned_file import TunedFile
@@ -35,6 +37,7 @@ class RunController:
         self._problems: dict[str, str] = {}
         self._progress: ProgressLine | None = None
         self._state: SessionProgress | None = None
+        self._release = ReleaseDesk(config, activation)
 
     @property
     def expects_suites(self) -> bool:
@@ -43,6 +46,13 @@ class RunController:
             holds_suite_file(self._config.invocation_params.dir / str(arg).split("::", 1)[0])
             for arg in self._config.args
         )
+
+    def check_release(self, suites: Sequence[Suite]) -> None:
+        """Before the first measurement: note the repository's state, check a release review.
+
+        Raises pytest.UsageError where that is known not to hold.
+        """
+        self._release.check(suites)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -124,7 +134,9 @@ class RunController:
         for run in runs_of_session(activation.out, activation.stamp, activation.session):
             try:
                 if run.read_plans():
-                    summaries.append(summarise(run, self._ran, cut=cut))
+                    signed, review = self._release.signed, self._release.review()
+                    summary = summarise(run, self._ran, cut=cut, signed=signed, review=review)
+                    summaries.append(summary)
             except InvarlockError as error:
                 self._problems[run.run_id] = f"{error} [{error.code}]"
         return summaries
@@ -159,6 +171,9 @@ class RunController:
                 self._conclude(summary)
             except InvarlockError as error:
                 summary.problem = f"{error} [{error.code}]"
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            if self._release.refuses(summary) and session.exitstatus == pytest.ExitCode.OK:
+                # No item of a cut or a marker run tells it, and users may soften those that do.
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self._conclude_sweeps(session, summary)
         self._close_state()
@@ -210,12 +225,12 @@ class RunController:
     def _conclude(self, summary: RunSummary) -> None:
         from pytest_invarlock.evidence.run_pack import seal_run, signing_key, write_reports
 
-        write_reports(summary, html=not self._activation.settings.flag("no-html"))
+        metadata = self._release.metadata(summary)
+        write_reports(summary, metadata, html=not self._activation.settings.flag("no-html"))
         if summary.complete and not self._activation.settings.flag("no-pack"):
-            chosen = self._activation.settings.text("signing-key") or "auto"
-            key = signing_key(chosen)
+            key = signing_key(self._activation.settings.text("signing-key") or "auto")
             summary.key_created = key.created
-            summary.sealed = seal_run(summary, key.private)
+            summary.sealed = seal_run(summary, metadata, key.private)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table, where the pack is, and how to verify it."""

@@ -24,6 +24,8 @@ from pytest_invarlock.signal_summary import SignalSummary, signal_summary
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 VERDICT_FORMAT = "invarlock-verdict-v1"
+_OPEN = {"clean_all_pass", "informational_measured"}
+"""Requirements that more evidence may still meet; a fault that was not detected is a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,8 @@ def _verdict(requirements: Iterable[Requirement], decisions: Sequence[Decision])
     if not broken:
         return "PASS"
     unmet = [d for d in decisions if not d.expectation_met]
-    only_clean = [rule.name for rule in broken] == ["clean_all_pass"]
-    if only_clean and all(d.outcome is Outcome.INCONCLUSIVE for d in unmet):
+    open_questions = {rule.name for rule in broken} <= _OPEN
+    if open_questions and all(d.outcome is Outcome.INCONCLUSIVE for d in unmet):
         return "INCONCLUSIVE"
     return "FAIL"
 

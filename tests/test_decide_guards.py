@@ -209,3 +209,55 @@ def test_where_no_guard_could_prepare_nothing_was_judged() -> None:
     )  # fmt: skip
     beside = decide(unprepared, policy(checks=("mine", "invariants"), **lenient))
     assert (beside.check("mine").reason, beside.outcome) == ("not_prepared", Outcome.WARN)
+
+
+# What the plan did not ask for.
+
+WHO = {"distribution": "d", "version": "1", "entry_point": "e", "code": BASE, "parameters": {}}
+
+
+def of_plan(guards: list[str], /, **change: Any) -> Any:
+    return facts(plan={**facts().plan, "guards": guards}, **change)
+
+
+@pytest.mark.parametrize("name", ["spectral", "rmt", "variance", OVERHEAD, "mine"])
+@pytest.mark.parametrize("mode", ["gate", "monitor"])
+def test_what_the_plan_did_not_measure_is_inconclusive(name: str, mode: str) -> None:
+    demanded = policy(checks=("invariants", name), modes={"invariants": "gate", name: mode})
+    decided = decide(of_plan(["invariants"]), demanded)
+    assert decided.check(name) == CheckDecision(
+        name, Outcome.INCONCLUSIVE, "not_planned",
+        f"INCONCLUSIVE: the policy demands {name}, and the plan did not measure it",
+    )  # fmt: skip
+    assert (decided.outcome, decided.expectation_met) == (Outcome.INCONCLUSIVE, False)
+
+
+@pytest.mark.parametrize("name", ["spectral", "rmt", "variance", OVERHEAD])
+def test_what_was_planned_and_is_not_there_is_an_error(name: str) -> None:
+    demanded = policy(checks=("invariants", name), modes={"invariants": "gate", name: "gate"})
+    found = decide(of_plan(["invariants", name]), demanded).check(name)
+    assert (found.outcome, found.reason) == (Outcome.ERROR, "not_evaluated")
+
+
+def test_another_packages_guard_that_was_planned_and_did_not_answer_is_an_error() -> None:
+    asked = facts(plan={**facts().plan, "guards": ["invariants"], "foreign_guards": {"mine": WHO}})
+    demanded = policy(checks=("invariants", "mine"), modes={"invariants": "gate", "mine": "gate"})
+    found = decide(asked, demanded).check("mine")
+    assert (found.outcome, found.reason) == (Outcome.ERROR, "not_evaluated")
+
+
+def test_a_plan_that_disowns_its_evidence_hides_no_failure() -> None:
+    found = decide(of_plan([], guards={"invariants": DAMAGED}), policy()).check("invariants")
+    assert found.outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("strictness", list(Strictness))
+def test_an_unmeasured_check_meets_no_expectation(strictness: Strictness) -> None:
+    detectors = ("rmt",) if strictness.value in ("must_fail", "must_detect") else ()
+    demanded = policy(
+        Expectation("clean", strictness, detectors),
+        checks=("invariants", "rmt"), modes={"invariants": "gate", "rmt": "gate"},
+    )  # fmt: skip
+    decided = decide(of_plan(["invariants"]), demanded)
+    assert (decided.outcome, decided.expectation_met) == (Outcome.INCONCLUSIVE, False)
+    assert "the plan did not measure it" in decided.text

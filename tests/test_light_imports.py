@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from .evidence.made_runs import made_run, sealed_run
+
 HEAVY = ("torch", "transformers", "datasets", "numpy", "scipy")
 ALSO_HEAVY = ("yaml", "jsonschema", "rich", "jinja2", "cryptography")
 ABSENT_FOR_VERIFY = ("torch", "transformers", "datasets")
@@ -48,6 +50,25 @@ MODULES = (
     "pytest_invarlock.run_summary",
     "pytest_invarlock.verdict",
 )
+# Commands of whoever was given a pack, each with its exit status.
+COMMANDS = {
+    "verify {pack} --allow-unsigned": 0,
+    "verify {pack}/reports/m/noop/run_0/evaluation.report.json": 0,
+    "regate {pack} --tier=conservative --allow-unsigned": 1,
+    "evidence-pack inspect {pack}": 0,
+    "evidence-pack build {run} -o {run}-again --signing-key=none": 0,
+    "evidence-pack merge {pack} {other} -o {run}-merged --allow-unsigned --signing-key=none": 0,
+}
+# Runs each of its arguments as a command line; prints the exit status of each.
+RUN_EACH = """
+import contextlib, io, json, sys
+from pytest_invarlock.cli import main
+ended = {}
+for line in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        ended[line] = main(line.split())
+print(json.dumps(ended))
+"""
 # Imports each of its arguments with none of our modules loaded; prints how each of them ended.
 IMPORT_EACH = """
 import importlib, json, traceback
@@ -167,6 +188,29 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_without_torch(module: str, imported: dict[str, str]) -> None:
     assert imported[module] == ""
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """By command, its exit status where no torch, transformers or datasets is."""
+    folder = tmp_path_factory.mktemp("packs")
+    runs = [folder / f"small-20261120T12000{k}Z" for k in range(2)]
+    packs = [
+        sealed_run(made_run(run, {name: 0.0}), None)
+        for run, name in zip(runs, ("noop", "other"), strict=True)
+    ]
+    places = {"pack": packs[0], "other": packs[1], "run": runs[0]}
+    lines = {line: line.format(**places) for line in COMMANDS}
+    code = BLOCK.format(names=ABSENT_FOR_VERIFY) + RUN_EACH
+    result = python(code, *lines.values(), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    ended: dict[str, int] = json.loads(result.stdout)
+    return {line: ended[made] for line, made in lines.items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_on_packs_run_without_torch(command: str, commanded: dict[str, int]) -> None:
+    assert commanded[command] == COMMANDS[command]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["--version"]])

@@ -51,6 +51,13 @@ def test_what_stands_behind_a_ratio_is_told() -> None:
     assert line in markdown(summary(facts(spread(0.01, 0.02))))
 
 
+def test_a_run_that_nobody_signs_says_so() -> None:
+    one = summary(facts(np.zeros(64)))
+    assert "**UNSIGNED**" in markdown(one)
+    one.signed = True
+    assert "UNSIGNED" not in markdown(one)
+
+
 def test_what_stands_behind_an_accuracy_is_told() -> None:
     (line,) = details(summary(accuracy_facts(400, 12, 4)))
     assert "400 examples" in line

@@ -284,3 +284,23 @@ def test_scenarios_may_differ_in_convention_and_errors_have_none() -> None:
         decision("look", convention="row", draw=1),
     ]
     assert run(decisions, ["clean", "look"], draws=2).verdict == "FAIL"
+
+
+def test_what_nobody_planned_to_measure_leaves_a_verdict_open() -> None:
+    names = ("clean", "look")
+    open_ones = [decision(name, Outcome.INCONCLUSIVE, met=False) for name in names]
+    planned = [PlannedScenario("m", name, 1) for name in names]
+    policies = {("m", name): POLICY for name in names}
+    assert decide_run(planned, open_ones, policies).verdict == "INCONCLUSIVE"
+    broken = [open_ones[0], decision("look", Outcome.ERROR, met=False)]
+    assert decide_run(planned, broken, policies).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("name", ["cut", "fault"])
+def test_a_fault_that_might_have_been_detected_was_not(name: str) -> None:
+    decided = decide_run(
+        [PlannedScenario("m", name, 1)],
+        [decision(name, Outcome.INCONCLUSIVE, met=False)],
+        {("m", name): POLICY},
+    )
+    assert decided.verdict == "FAIL"

@@ -11,7 +11,6 @@ from pytest_invarlock.certificate.guard_sections import guard_sections
 from pytest_invarlock.certificate.identities import assert_identities
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.resources import schema, strict_validator
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def _identity(facts: Facts, policy: DecisionPolicy) -> dict[str, Any]:
         "plan": dict(facts.plan),
         "auto": {"tier": policy.tier, "profile": policy.profile},
         "plan_digest": facts.plan_digest,
-        "policy_digest": digest(policy.document()),
+        "policy_digest": policy.digest,
         "plugins": sections.plugins(facts),
         "provenance": sections.provenance(facts, policy),
     }

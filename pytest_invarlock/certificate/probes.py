@@ -17,10 +17,10 @@ from invarlock_guards.judge.variance_policy import VariancePolicy
 
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.resources import schema, strict_validator
 
 if TYPE_CHECKING:
+    from pytest_invarlock.decision import Decision
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Facts, Record
 
@@ -36,8 +36,17 @@ def probes_of(scenarios: Iterable[Mapping[str, Any]], model: str, scenario: str)
     return tuple(entry.get("probes", ()))
 
 
-def make_probe(name: str, record: Record, policy: DecisionPolicy, *, run_id: str) -> dict[str, Any]:
+def make_probe(
+    name: str,
+    record: Record,
+    policy: DecisionPolicy,
+    *,
+    run_id: str,
+    decision: Decision | None = None,
+) -> dict[str, Any]:
     """The probe of guard ``name``, one of `FILES`, as plain JSON values that fit its schema.
+
+    ``decision`` is `decide`'s of the same facts under the same policy, where it was made already.
 
     Raises EvidenceError where they do not; that would be a defect of ours.
     """
@@ -50,8 +59,8 @@ def make_probe(name: str, record: Record, policy: DecisionPolicy, *, run_id: str
         "scenario": facts.scenario,
         "draw": facts.draw,
         "facts_digest": facts.digest,
-        "policy_digest": digest(policy.document()),
-        "check": _check(name, facts, policy),
+        "policy_digest": policy.digest,
+        "check": _check(name, policy, decision or decide(facts, policy)),
         **found,
     }
     error = next(strict_validator()(schema(SCHEMAS[name])).iter_errors(probe), None)
@@ -63,11 +72,11 @@ def make_probe(name: str, record: Record, policy: DecisionPolicy, *, run_id: str
     return probe
 
 
-def _check(name: str, facts: Facts, policy: DecisionPolicy) -> dict[str, str] | None:
+def _check(name: str, policy: DecisionPolicy, decision: Decision) -> dict[str, str] | None:
     """What the guard's check came to; None where the policy does not demand it."""
     if name not in policy.checks:
         return None
-    check = decide(facts, policy).check(name)
+    check = decision.check(name)
     return {"outcome": check.outcome.value, "reason": check.reason, "text": check.text}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,15 +31,21 @@ def unfit(check: str, facts: Facts, *, non_finite: Outcome = Outcome.FAIL) -> Ch
     final = facts.arms.get("final")
     if final is None or len(final.tokens) == 0:
         return _without_final(check, facts)
-    missing = _incomplete(facts)
+    missing, against = _broken(facts)
     if missing is not None:
         return CheckDecision(check, Outcome.ERROR, "incomplete", missing)
-    against = contradiction(facts)
     if against is not None:
         return CheckDecision(
             check, Outcome.ERROR, "contradictory", f"the record contradicts itself: {against}"
         )
     return _non_finite(check, facts, non_finite)
+
+
+@lru_cache(maxsize=1)
+def _broken(facts: Facts) -> tuple[str | None, str | None]:
+    """What the record lacks, and else what contradicts it; every check on losses asks this."""
+    missing = _incomplete(facts)
+    return missing, None if missing is not None else contradiction(facts)
 
 
 def _without_final(check: str, facts: Facts) -> CheckDecision:

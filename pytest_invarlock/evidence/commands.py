@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_invarlock.cli import CommandTable
+    from pytest_invarlock.evidence.findings import VerifyReport
     from pytest_invarlock.evidence.verify import VerifyOptions
 
 GROUP = "evidence-pack"
@@ -25,8 +26,8 @@ def register(commands: CommandTable) -> None:
     keygen.set_defaults(run=run_keygen)
 
 
-def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pack", type=Path, metavar="PACK", help="directory of the pack")
+def trust_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whom to trust and what else a pack must be: for each command that verifies packs first."""
     parser.add_argument(
         "--expected-fingerprint",
         action="append",
@@ -43,7 +44,6 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dsse-lenient", action="store_true", help="accept every envelope that DSSE allows"
     )
-    parser.add_argument("--policy", metavar="DIGEST", help="refuse another policy than this")
     parser.add_argument("--expect-run", metavar="RUN", help="refuse another run than this")
     parser.add_argument("--not-before", metavar="TIME", help="refuse packs sealed before this")
     parser.add_argument(
@@ -51,6 +51,22 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="extra files are errors (default), or warnings",
+    )
+    parser.add_argument("--profile", metavar="NAME", help="refuse another profile than this")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pack", type=Path, metavar="PACK|REPORT",
+        help="directory of the pack, or one evaluation.report.json",
+    )  # fmt: skip
+    trust_arguments(parser)
+    parser.add_argument("--policy", metavar="DIGEST", help="refuse another policy than this")
+    parser.add_argument(
+        "--report-assurance",
+        choices=("strict", "report", "off"),
+        default="report",
+        help="what is demanded of the reports beside their records (default: report)",
     )
     parser.add_argument(
         "--run-guard-code",
@@ -73,35 +89,63 @@ def run_keygen(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Verify a pack and print what was found."""
+    """Verify a pack, or look over a single certificate, and print what was found."""
     from pytest_invarlock.evidence.pack_schemas import check_schemas
     from pytest_invarlock.evidence.rederive import rederive_pack
     from pytest_invarlock.evidence.verify import verify_pack
-    from pytest_invarlock.evidence.verify_text import report_lines, report_object
 
+    options = verify_options(arguments)
+    if arguments.pack.is_file():
+        return _verify_certificate(arguments, options)
     rederive = (
         partial(rederive_pack, run_guard_code=True) if arguments.run_guard_code else rederive_pack
     )
-    report = verify_pack(arguments.pack, _options(arguments), rederive, check_schemas)
-    if arguments.json:
-        from pytest_invarlock.evidence.strict_json import pretty
-
-        sys.stdout.write(pretty(report_object(report)).decode())
-    else:
-        print("\n".join(report_lines(report)))
+    report = verify_pack(arguments.pack, options, rederive, check_schemas)
+    print_report(report, as_json=arguments.json)
     return int(report.exit_status)
 
 
-def _options(arguments: argparse.Namespace) -> VerifyOptions:
+def _verify_certificate(arguments: argparse.Namespace, options: VerifyOptions) -> int:
+    from pytest_invarlock.evidence.single_certificate import (
+        certificate_lines,
+        certificate_object,
+        verify_certificate,
+    )
+    from pytest_invarlock.evidence.strict_json import pretty
+
+    found = verify_certificate(arguments.pack, options)
+    if arguments.json:
+        sys.stdout.write(pretty(certificate_object(found)).decode())
+    else:
+        print("\n".join(certificate_lines(found)))
+    return int(found.exit_status)
+
+
+def print_report(report: VerifyReport, *, as_json: bool) -> None:
+    """Print what a verification found, for people or as one JSON object."""
+    from pytest_invarlock.evidence.strict_json import pretty
+    from pytest_invarlock.evidence.verify_text import report_lines, report_object
+
+    if as_json:
+        sys.stdout.write(pretty(report_object(report)).decode())
+    else:
+        print("\n".join(report_lines(report)))
+
+
+def verify_options(arguments: argparse.Namespace) -> VerifyOptions:
+    """What the options of `trust_arguments`, and those of ``verify`` where given, demand."""
     from pytest_invarlock.evidence.verify import VerifyOptions
 
+    of_verify = vars(arguments)
     return VerifyOptions(
         expected_fingerprints=tuple(arguments.expected_fingerprint),
         trust_store=arguments.trust_store,
         allow_unsigned=arguments.allow_unsigned,
         strict=arguments.strict,
         dsse_lenient=arguments.dsse_lenient,
-        expect_policy=arguments.policy,
+        expect_policy=of_verify.get("policy"),
         expect_run=arguments.expect_run,
         not_before=arguments.not_before,
+        report_assurance=of_verify.get("report_assurance", "report"),
+        profile=arguments.profile,
     )

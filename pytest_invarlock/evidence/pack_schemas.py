@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.calibration.preset_file import FOLDER
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.strict_json import loads
 from pytest_invarlock.policy.calibrated_preset import PREFIX
+from pytest_invarlock.policy.quick_schema import Predicate, quick_accept
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.signal_summary import SUMMARIES
 
@@ -20,14 +22,24 @@ if TYPE_CHECKING:
 POLICY = "metadata/policy.json"
 SCENARIOS = "metadata/scenarios.json"
 ENVIRONMENT = "metadata/environment.json"
+SOURCE = "metadata/source_repo.json"
+REVISIONS = "metadata/model_revisions.json"
+MERGED = "metadata/merged.json"
 RESULTS = "results"
 VERDICT = f"{RESULTS}/final_verdict.json"
 VERDICT_TEXT = f"{RESULTS}/final_verdict.txt"
 RECORD_NAME = re.compile(r"records/[^/]+/[^/]+/run_[0-9]+\.record\.json")
 REPORT_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/evaluation\.report\.json")
 PROBE_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/(?P<schema>rmt_probe|ve_probe)\.json")
+RUNTIME_NAME = re.compile(r"reports/[^/]+/[^/]+/run_[0-9]+/runtime\.manifest\.json")
 PRESET_NAME = re.compile(rf"{FOLDER}/{PREFIX}[^/]+\.json")
 MAX_DOCUMENT_BYTES = 64 * 2**20
+OPTIONAL: Mapping[str, str] = {
+    SOURCE: "source_repo",
+    REVISIONS: "model_revisions",
+    MERGED: "merged",
+}
+"""Documents that a pack may lack, with their schemas."""
 SCHEMAS: Mapping[str, str] = {
     POLICY: "policies",
     SCENARIOS: "scenarios",
@@ -38,37 +50,66 @@ SCHEMAS: Mapping[str, str] = {
 
 
 def check_schemas(pack: VerifiedPack) -> list[Finding]:
-    """Findings of the schema stage: documents that are missing or do not satisfy their schema."""
+    """Findings of the schema stage: documents that are missing or do not satisfy their schema.
+
+    Records and certificates, large and many, are looked at by `read_checked` when each is read.
+    """
     wanted = dict(SCHEMAS)
     for name in pack.names():
-        if RECORD_NAME.fullmatch(name):
-            wanted[name] = "record"
-        elif REPORT_NAME.fullmatch(name):
-            wanted[name] = "certificate"
-        elif PRESET_NAME.fullmatch(name):
+        if PRESET_NAME.fullmatch(name):
             wanted[name] = "calibrated_preset"
+        elif RUNTIME_NAME.fullmatch(name):
+            wanted[name] = "runtime_manifest"
+        elif name in OPTIONAL:
+            wanted[name] = OPTIONAL[name]
         elif probe := PROBE_NAME.fullmatch(name):
             wanted[name] = probe["schema"]
-    return [
-        finding
-        for path, schema_name in wanted.items()
-        for finding in _schema_findings(pack, path, schema_name)
-    ]
+    found = (_finding(pack, path, schema_name) for path, schema_name in wanted.items())
+    return [finding for finding in found if finding is not None]
 
 
-def _schema_findings(pack: VerifiedPack, path: str, schema_name: str) -> list[Finding]:
+def _finding(pack: VerifiedPack, path: str, schema_name: str) -> Finding | None:
+    """What is wrong with the form of one document; None where it satisfies its schema."""
+    return _form(pack, path, schema_name, lambda _: None)
+
+
+def read_checked(pack: VerifiedPack, path: str, schema_name: str) -> dict[str, Any] | Finding:
+    """A document that satisfies its schema, or what is wrong with it."""
+    value: list[Any] = []
+    return _form(pack, path, schema_name, value.append) or dict(value[0])
+
+
+def _form(
+    pack: VerifiedPack, path: str, schema_name: str, keep: Callable[[Any], None]
+) -> Finding | None:
     try:
-        problem = _schema_problem(pack, path, schema_name)
+        problem = _schema_problem(pack, path, schema_name, keep)
     except EvidenceError as error:
-        return [Finding(error.code, Stage.SCHEMA, path, error.cause)]
-    return [] if problem is None else [Finding("SCHEMA", Stage.SCHEMA, path, problem)]
+        return Finding(error.code, Stage.SCHEMA, path, error.cause)
+    return None if problem is None else Finding("SCHEMA", Stage.SCHEMA, path, problem)
 
 
-def _schema_problem(pack: VerifiedPack, path: str, schema_name: str) -> str | None:
+@cache
+def _checks(schema_name: str) -> tuple[Predicate, Any]:
+    """The quick look at a schema, and the validator that alone refuses; made once."""
+    wanted = schema(schema_name)
+    return quick_accept(wanted), strict_validator()(wanted)
+
+
+def _schema_problem(
+    pack: VerifiedPack,
+    path: str,
+    schema_name: str,
+    keep: Callable[[Any], None],
+) -> str | None:
     if path not in pack.names():
         return "is missing from the pack"
     value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
-    broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
+    keep(value)
+    accepts, validator = _checks(schema_name)
+    if accepts(value):
+        return None
+    broken = next(validator.iter_errors(value), None)
     if broken is None:
         return None
     return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_invarlock.calibration.preset_file import FOLDER
-from pytest_invarlock.certificate import (
-    make_certificate,
-    render_certificate_html,
-    render_certificate_markdown,
-)
-from pytest_invarlock.certificate.probes import FILES, make_probe
+from pytest_invarlock.calibration.preset_file import read_presets
+from pytest_invarlock.certificate import render_certificate_html
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
+from pytest_invarlock.evidence.attestation import attestation_files
+from pytest_invarlock.evidence.environment import environment_document
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key
 from pytest_invarlock.evidence.manifest import ManifestHeader, ToolIdentity
+from pytest_invarlock.evidence.model_revisions import STATE_FILE as REVISIONS_FILE
+from pytest_invarlock.evidence.model_revisions import packed_revisions
 from pytest_invarlock.evidence.pack import SealedPack, seal_pack
+from pytest_invarlock.evidence.pack_files import (
+    REPORT,
+    PackMetadata,
+    files_of_record,
+    in_order,
+    metadata_files,
+    report_files,
+)
 from pytest_invarlock.evidence.pack_schemas import (
-    ENVIRONMENT,
-    POLICY,
+    MAX_DOCUMENT_BYTES,
     RESULTS,
-    SCENARIOS,
     VERDICT,
     VERDICT_TEXT,
     check_schemas,
 )
 from pytest_invarlock.evidence.rederive import combined_plan_digest, rederive_pack
-from pytest_invarlock.evidence.strict_json import pretty
+from pytest_invarlock.evidence.strict_json import loads
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.policy.decision_policy import policies_digest
-from pytest_invarlock.provenance import code_digest, library_versions, machine, tool_version
+from pytest_invarlock.provenance import code_digest, tool_version
 from pytest_invarlock.run_summary import calibrated_models
 from pytest_invarlock.run_text import markdown
 from pytest_invarlock.signal_summary import SUMMARIES
@@ -43,7 +50,10 @@ from pytest_invarlock.timing_summary import TIMING_SUMMARY, timing_summary
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pytest_invarlock.evidence.environment import Permissions
     from pytest_invarlock.run_summary import RunSummary
+
+HTML_PAGE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,39 @@ def signing_key(chosen: str) -> SigningKey:
     return SigningKey(load_private_key(Path(chosen)))
 
 
-def write_reports(summary: RunSummary, *, html: bool = True) -> None:
-    """Write certificates, their pages and probes, final verdict, summaries and ``summary.md``.
+def pack_metadata(
+    summary: RunSummary,
+    permissions: Permissions,
+    *,
+    source_repo: Mapping[str, Any] | None = None,
+    release_review: bool = False,
+) -> PackMetadata:
+    """What certificates and pack of a run say besides its records and policies.
+
+    Raises EvidenceError where the run's state cannot be read.
+    """
+    revisions = summary.run.state / REVISIONS_FILE
+    stated = None
+    if revisions.is_file():
+        stated = loads(revisions.read_bytes(), max_bytes=MAX_DOCUMENT_BYTES, what=REVISIONS_FILE)
+    models = calibrated_models(summary.plans)
+    found = read_presets(summary.run.path, models)
+    return PackMetadata(
+        run_id=summary.run.run_id,
+        suite=summary.name,
+        planned=summary.planned,
+        scenarios=[scenario for plan in summary.plans for scenario in plan["scenarios"]],
+        environment=environment_document(summary.records, permissions),
+        source_repo=source_repo,
+        model_revisions=packed_revisions(stated, summary.records),
+        presets={model: found.get(model) for model in models},
+        release_review=release_review,
+        signed=summary.signed,
+    )
+
+
+def write_reports(summary: RunSummary, metadata: PackMetadata, *, html: bool = True) -> None:
+    """Write certificates and what stands beside them, final verdict, summaries, ``summary.md``.
 
     With ``html`` each certificate has a page for browsers too, which no pack holds.
 
@@ -76,21 +117,14 @@ def write_reports(summary: RunSummary, *, html: bool = True) -> None:
     """
     try:
         for record, decision in zip(summary.records, summary.decisions, strict=True):
-            folder = summary.run.report_folder(decision.model, decision.scenario, decision.draw)
-            folder.mkdir(parents=True, exist_ok=True)
-            certificate = make_certificate(
-                record, summary.policy(decision), run_id=summary.run.run_id
-            )
-            write_json(folder / "evaluation.report.json", certificate)
-            write_bytes(folder / "report.md", render_certificate_markdown(certificate).encode())
-            if html:
-                page = render_certificate_html(certificate, record.facts)
-                write_bytes(folder / "report.html", page.encode())
-            for name in summary.probes(decision):
-                probe = make_probe(
-                    name, record, summary.policy(decision), run_id=summary.run.run_id
-                )
-                write_json(folder / FILES[name], probe)
+            policy = summary.policy(decision)
+            for path, content in report_files(record, decision, policy, metadata).items():
+                target = summary.run.path / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(target, content)
+                if html and target.name == REPORT:
+                    page = render_certificate_html(json.loads(content), record.facts)
+                    write_bytes(target.with_name(HTML_PAGE), page.encode())
         if not summary.is_sweep:
             _write_verdict(summary)
         write_json(summary.run.path / TIMING_SUMMARY, timing_summary(summary.records))
@@ -116,11 +150,23 @@ def _write_verdict(summary: RunSummary) -> None:
             write_json(summary.run.path / name, document)
 
 
-def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
-    """Seal the pack of a whole run: reports, records, results and metadata; nothing else."""
+def seal_run(
+    summary: RunSummary,
+    metadata: PackMetadata,
+    key: Ed25519PrivateKey | None,
+    beside: Mapping[str, bytes] | None = None,
+) -> SealedPack:
+    """Seal the pack of a whole run: reports, records, results and metadata; nothing else.
+
+    ``beside`` is what else verification knows to explain, by path.
+    """
     if summary.verdict is None:
         raise EvidenceError("a run without a verdict is not sealed", remedy="run the whole suite")
-    policies = _policies(summary)
+    if metadata.signed != (key is not None):
+        raise EvidenceError(
+            "reports and pack disagree on whether there is a signature", remedy="report this"
+        )
+    policies = summary.policy_documents()
     started = min((str(r.observations["started_at"]) for r in summary.records), default=_now())
     header = ManifestHeader(
         run_id=summary.run.run_id,
@@ -132,9 +178,11 @@ def seal_run(summary: RunSummary, key: Ed25519PrivateKey | None) -> SealedPack:
         verdict=summary.verdict.verdict,
         planned=summary.planned,
         plan_digest=combined_plan_digest(summary.records),
-        policy_digest=policies_digest(summary.policy_documents()),
+        policy_digest=policies_digest(policies),
+        references=metadata.references(),
     )
-    sealed = seal_pack(summary.run.pack, _files(summary, policies), header, key)
+    files = {**_files(summary, metadata), **(beside or {})}
+    sealed = seal_pack(summary.run.pack, files, header, key)
     _check_own_pack(sealed)
     return sealed
 
@@ -154,45 +202,21 @@ def _check_own_pack(sealed: SealedPack) -> None:
         )
 
 
-def _files(summary: RunSummary, policies: dict[str, Any]) -> dict[str, bytes | Path]:
+def _files(summary: RunSummary, metadata: PackMetadata) -> dict[str, bytes | Path]:
+    """The same files as `pack_files` makes, those that the run's folder holds by their paths."""
     run = summary.run
+    judged = in_order(zip(summary.records, summary.decisions, strict=True))
+    policies = summary.policy_documents()
     files: dict[str, bytes | Path] = {
+        **metadata_files(policies, metadata),
+        **attestation_files(judged, policies_digest(policies)),
         VERDICT: run.path / "final_verdict.json",
         VERDICT_TEXT: run.path / "final_verdict.txt",
         **{f"{RESULTS}/{name}": run.path / name for name in SUMMARIES},
-        POLICY: pretty(policies),
-        SCENARIOS: pretty(_scenarios(summary)),
-        ENVIRONMENT: pretty(
-            {
-                "format": "invarlock-environment-v1",
-                "versions": library_versions(),
-                "machine": machine(),
-            }
-        ),
     }
-    for folder, patterns in (
-        ("records", ("*.record.json", "*.npz")),
-        (FOLDER, ("*.json",)),
-        ("reports", ("evaluation.report.json", "report.md", *FILES.values())),
-    ):
-        for pattern in patterns:
-            for path in sorted((run.path / folder).rglob(pattern)):
-                files[path.relative_to(run.path).as_posix()] = path
+    for record, _ in judged:
+        files |= {path: run.path / path for path in files_of_record(record, metadata)}
     return files
-
-
-def _policies(summary: RunSummary) -> dict[str, Any]:
-    return {"format": "invarlock-policies-v1", "policies": summary.policy_documents()}
-
-
-def _scenarios(summary: RunSummary) -> dict[str, Any]:
-    return {
-        "format": "invarlock-scenarios-v1",
-        "suite": summary.name,
-        "planned": [entry.document() for entry in summary.planned],
-        "scenarios": [scenario for plan in summary.plans for scenario in plan["scenarios"]],
-        **({"calibrations": models} if (models := calibrated_models(summary.plans)) else {}),
-    }
 
 
 def _utc(stamp: str) -> str:

@@ -20,7 +20,8 @@ from pytest_invarlock.evidence.limits import MAX_JSON_DEPTH, MAX_JSON_VALUES, MA
 MAX_SAFE_INTEGER = 2**53 - 1
 _BOM = b"\xef\xbb\xbf"
 # Strings are consumed whole, so that brackets inside do not count; possessive: no backtracking.
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -107,13 +108,12 @@ def pretty(value: Any) -> bytes:
 
 def _check_depth(data: bytes, what: str) -> None:
     depth = 0
-    for match in _STRING_OR_BRACKET.finditer(data):
-        token = match[0]
-        if token in (b"[", b"{"):
+    for token in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
+        if token in b"[{":
             depth += 1
             if depth > MAX_JSON_DEPTH:
                 raise _too_large(what, f"is nested deeper than {MAX_JSON_DEPTH}")
-        elif token in (b"]", b"}"):
+        else:
             depth -= 1
 
 

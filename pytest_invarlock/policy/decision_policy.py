@@ -257,12 +257,21 @@ class DecisionPolicy:
     strict_guard_prepare: bool = True
     minimum_signal_fraction: Mapping[str, float] = field(default_factory=dict)
     deployable: DeployLimits | None = None
+    _digest: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a scenario must be deployable and nothing says what that is."""
         demanded = [key for key, expected in self.expectations.items() if expected.deployable]
         if demanded and self.deployable is None:
             raise no_limits(self.tier, demanded[0][1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the policy, which every certificate names."""
+        # It grows with the scenarios, and each of them asks for it.
+        if not self._digest:
+            self._digest.append(digest(self.document()))
+        return self._digest[0]
 
     def expectation(self, model: str, scenario: str) -> Expectation:
         """The expectation of a scenario; raises ConfigError for one the policy does not know."""

@@ -113,6 +113,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
                 flag=True),
     SettingSpec("plan", "", "Print what would run, its needs and its time; measure nothing",
                 "off", flag=True),
+    SettingSpec("release-review", "", "Demand what a release rests on: PASS, a named key, strict "
+                "determinism, profile ci or release, provenance", "off", flag=True),
     SettingSpec("no-pack", "", "Write no evidence pack", "off", flag=True),
     SettingSpec("no-html", "", "Write no HTML page beside a certificate", "off", flag=True),
     SettingSpec("list-suites", "", "List the shipped suites and exit", "off", flag=True),

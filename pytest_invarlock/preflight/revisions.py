@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.earlier_runs import named_run, newest_run, run_folders
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.atomic import write_json
+from pytest_invarlock.evidence.model_revisions import STATE_FILE as FILE_NAME
 from pytest_invarlock.policy.settings import NEWEST
 
 if TYPE_CHECKING:
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
     from pytest_invarlock.policy.suite import Suite
 
-FILE_NAME = "model_revisions.json"
 KINDS = ("models", "datasets")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,10 +171,14 @@ def document_sums(
         )
     order = np.argsort(documents, kind="stable")
     starts = np.flatnonzero(np.diff(documents[order])) + 1
-    differences = np.split((subject_nll - baseline_nll)[order], starts)
+    # Slices of a list: numpy's split takes longer than all the sums.
+    differences = (subject_nll - baseline_nll)[order].tolist()
+    bounds = [0, *starts.tolist(), len(differences)]
     weights = np.add.reduceat(tokens[order].astype(np.int64), np.concatenate(([0], starts)))
     return DocumentSums(
-        weighted_difference=np.array([math.fsum(each) for each in differences]),
+        weighted_difference=np.array(
+            [math.fsum(differences[start:end]) for start, end in pairwise(bounds)]
+        ),
         weight=weights.astype(np.float64),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_invarlock.evidence.environment import Permissions
 from pytest_invarlock.evidence.findings import VerifyReport
 from pytest_invarlock.evidence.keys import fingerprint
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
@@ -18,7 +19,7 @@ from pytest_invarlock.evidence.manifest import ManifestHeader, parse_manifest
 from pytest_invarlock.evidence.pack import seal_pack
 from pytest_invarlock.evidence.pack_schemas import check_schemas
 from pytest_invarlock.evidence.rederive import rederive_pack
-from pytest_invarlock.evidence.run_pack import seal_run, write_reports
+from pytest_invarlock.evidence.run_pack import pack_metadata, seal_run, write_reports
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.provenance import library_versions, machine
 from pytest_invarlock.records import Record
@@ -92,9 +93,10 @@ def honest_run(folder: Path) -> HonestRun:
         }
     )
     run.write_record(one)
-    summary = summarise(run, {NODE}, cut=None)
-    write_reports(summary)
-    pack = seal_run(summary, KEY).path
+    summary = summarise(run, {NODE}, cut=None, signed=True)
+    metadata = pack_metadata(summary, Permissions())
+    write_reports(summary, metadata)
+    pack = seal_run(summary, metadata, KEY).path
     files = {
         path.relative_to(pack).as_posix(): path.read_bytes()
         for path in sorted(pack.rglob("*"))

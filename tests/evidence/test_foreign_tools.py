@@ -30,7 +30,9 @@ from .synthetic import FILES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DOC = Path(__file__).parents[2] / "docs" / "verify-by-hand.md"
+ROOT = Path(__file__).parents[2]
+DOC = ROOT / "docs" / "verify-by-hand.md"
+README = ROOT / "README.md"
 ENVELOPE = "manifest.signature.json"
 REPORT = "reports/tiny/clean/run_0/evaluation.report.json"
 TOOLS = ("openssl", "sha256sum", "base64", "sed", "grep", "find", "diff")
@@ -60,6 +62,20 @@ def run_recipe(pack: Path, fingerprint: str, tmp: Path, with_jq: bool) -> Any:
     )
 
 
+def run_readme(pack: Path, fingerprint: str, tmp: Path) -> Any:
+    """The README's recipe, as CI runs it, on another pack."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    (text,) = (block for block in blocks if "openssl" in block)
+    tmp.mkdir(exist_ok=True)
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp), "pack": str(pack)}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        env=environment | {"fingerprint": fingerprint},
+        capture_output=True,
+        text=True,
+    )
+
+
 jq_or_not = pytest.mark.parametrize(
     "with_jq",
     [
@@ -79,6 +95,14 @@ def test_the_page_accepts_a_sound_pack(pack: Any, tmp_path: Path, with_jq: bool)
         '"run_id":"demo-20261120T120000Z"',
         '"created_at":"2026-11-20T12:00:31Z"',
     ]
+
+
+@needs_tools
+def test_the_readme_accepts_a_sound_pack_and_no_other_signer(pack: Any, tmp_path: Path) -> None:
+    done = run_readme(pack.path, pack.fingerprint, tmp_path / "tmp")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == '"verdict":"PASS"'
+    assert run_readme(pack.path, "sha256:" + "0" * 64, tmp_path / "tmp").returncode != 0
 
 
 def edit_and_regenerate_checksums(pack: Any) -> None:
@@ -142,9 +166,13 @@ def test_the_page_refuses_a_tampered_pack(
     pack: Any, tmp_path: Path, tamper: Callable[[Any], None], with_jq: bool
 ) -> None:
     tamper(pack)
-    done = run_recipe(pack.path, pack.fingerprint, tmp_path / "tmp", with_jq)
-    assert done.returncode != 0
-    assert "PASS" not in done.stdout
+    recipes = [lambda: run_recipe(pack.path, pack.fingerprint, tmp_path / "tmp", with_jq)]
+    if not with_jq:
+        recipes.append(lambda: run_readme(pack.path, pack.fingerprint, tmp_path / "tmp"))
+    for run in recipes:
+        done = run()
+        assert done.returncode != 0
+        assert "PASS" not in done.stdout
 
 
 @needs_tools

@@ -27,6 +27,9 @@ import pytest_invarlock.reporting.junit
 import pytest_invarlock.reporting.terminal
 import pytest_invarlock.reporting.verdict_testcase
 import pytest_invarlock.run_summary  # noqa: F401
+from pytest_invarlock.evidence.keys import load_private_key, user_signing_key_path
+from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
+from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.policy.resources import read_text
 from tests.preloaded_python import preloaded_python
 
@@ -137,3 +140,29 @@ class Repository:
 @pytest.fixture
 def repository(pytester: pytest.Pytester) -> Repository:
     return Repository(pytester)
+
+
+@pytest.fixture(scope="session")
+def kept_packs():
+    return []
+
+
+@pytest.fixture
+def sealed(repository, kept_packs):
+    """A run's pack with its key, as values: made once, as nobody changes them in place."""
+    if not kept_packs:
+        kept_packs.append(made_pack(repository))
+    return kept_packs[0]
+
+
+def made_pack(repository):
+    repository.run(repository.suite("noop", "pruned", head=GUARDED))
+    pack = repository.latest / "evidence_pack"
+    files = {
+        path.relative_to(pack).as_posix(): path.read_bytes()
+        for path in pack.rglob("*")
+        if path.is_file()
+    }
+    header = parse_manifest(files["manifest.json"]).header
+    kept = {k: v for k, v in files.items() if k not in CONTROL_FILES and k != SIGNER_KEY}
+    return kept, header, load_private_key(user_signing_key_path())

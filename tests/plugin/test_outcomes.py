@@ -178,3 +178,5 @@ def test_no_pack_no_page_and_unsigned_are_followed(repository):
     result.stdout.fnmatch_lines(["UNSIGNED: anyone could have written this pack"])
     assert not (repository.latest / "evidence_pack" / "manifest.signature.json").exists()
     assert not list(repository.latest.rglob("report.html"))
+    for name in ("summary.md", "evidence_pack/reports/builtin-llama/noop/run_0/report.md"):
+        assert "**UNSIGNED**" in (repository.latest / name).read_text(), name

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 import pytest_invarlock.core.engine as engine
 import pytest_invarlock.evidence.rederive as rederive
 import pytest_invarlock.evidence.run_pack as run_pack
-from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
-from pytest_invarlock.certificate.verdict_text import verdict_file_text
-from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import MeasurementError
 from pytest_invarlock.evidence.findings import Finding, Stage
-from pytest_invarlock.evidence.keys import fingerprint, load_private_key, user_signing_key_path
-from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
-from pytest_invarlock.evidence.manifest import parse_manifest
+from pytest_invarlock.evidence.keys import fingerprint
 from pytest_invarlock.evidence.pack import seal_pack
+from pytest_invarlock.evidence.pack_files import pack_files
 from pytest_invarlock.evidence.pack_schemas import RECORD_NAME, check_schemas
-from pytest_invarlock.evidence.rederive import combined_plan_digest, rederive_pack, report_path
+from pytest_invarlock.evidence.rederive import combined_plan_digest, pack_metadata, rederive_pack
+from pytest_invarlock.evidence.strict_json import pretty
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
-from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.decision_policy import policies_by_scenario
 from pytest_invarlock.records import record_from_bytes
-from pytest_invarlock.verdict import decide_run
-from tests.plugin.conftest import GUARDED
 
 REPORT = "reports/builtin-llama/pruned/run_0/evaluation.report.json"
 PAGE = "reports/builtin-llama/pruned/run_0/report.md"
@@ -34,32 +28,18 @@ RECORD = "records/builtin-llama/pruned/run_0.record.json"
 VERDICT = "results/final_verdict.json"
 SCENARIOS = "metadata/scenarios.json"
 POLICY = "metadata/policy.json"
-
-
-@pytest.fixture(scope="module")
-def kept_packs():
-    return []
-
-
-@pytest.fixture
-def sealed(repository, kept_packs):
-    """A run's pack with its key, as values: made once, as nobody changes them in place."""
-    if not kept_packs:
-        kept_packs.append(made_pack(repository))
-    return kept_packs[0]
-
-
-def made_pack(repository):
-    repository.run(repository.suite("noop", "pruned", head=GUARDED))
-    pack = repository.latest / "evidence_pack"
-    files = {
-        path.relative_to(pack).as_posix(): path.read_bytes()
-        for path in pack.rglob("*")
-        if path.is_file()
-    }
-    header = parse_manifest(files["manifest.json"]).header
-    kept = {k: v for k, v in files.items() if k not in CONTROL_FILES and k != SIGNER_KEY}
-    return kept, header, load_private_key(user_signing_key_path())
+ENVIRONMENT = "metadata/environment.json"
+SOURCE = "metadata/source_repo.json"
+RUNTIME = "reports/builtin-llama/pruned/run_0/runtime.manifest.json"
+ATTESTATION = "attestations/builtin-llama.pruned.intoto.json"
+REPOSITORY = {
+    "format": "invarlock-source-repo-v1",
+    "origin": "git",
+    "commit": "0" * 40,
+    "branch": "main",
+    "describe": None,
+    "dirty": False,
+}
 
 
 def verified(tmp_path, files, header, key):
@@ -236,6 +216,57 @@ FORGERIES = {
         lambda f: edited(f, RECORD, lambda v: v["facts"]["data"].pop("match_fraction")),
         4,
     ),
+    "certificate with a word of its own": (
+        lambda f: edited(f, REPORT, lambda v: v.update(comment="trust me")),
+        4,
+    ),
+    "certificate that says a thing twice": (
+        lambda f: f | {REPORT: f[REPORT].replace(b"{", b'{"draw": 7, ', 1)},
+        4,
+    ),
+    "record with a count that is no integer": (
+        lambda f: edited(f, RECORD, lambda v: v["facts"]["arms"]["final"].update(n_windows=24.0)),
+        4,
+    ),
+    "record that is no JSON": (lambda f: f | {RECORD: b"{broken"}, 4),
+    "runtime manifest dropped": (
+        lambda f: {k: v for k, v in f.items() if k != RUNTIME},
+        7,
+    ),
+    "runtime manifest of another certificate": (
+        lambda f: edited(f, RUNTIME, lambda v: v["report"].update(sha256="0" * 64)),
+        7,
+    ),
+    "network denied in the runtime manifest alone": (
+        lambda f: edited(f, ENVIRONMENT, lambda v: v["runtime"].update(allow_network=True)),
+        7,
+    ),
+    "runtime manifest that says more": (
+        lambda f: edited(f, RUNTIME, lambda v: v.update(comment="trust me")),
+        4,
+    ),
+    "environment of another device": (
+        lambda f: edited(f, ENVIRONMENT, lambda v: v["devices"].append({"device": "cuda:0"})),
+        7,
+    ),
+    "attestation made to look passing": (
+        lambda f: edited(f, ATTESTATION, lambda v: v["predicate"].update(result="PASSED")),
+        7,
+    ),
+    "attestation dropped": (lambda f: {k: v for k, v in f.items() if k != ATTESTATION}, 7),
+    "attestation of a model that was never tested": (
+        lambda f: f | {"attestations/other.intoto.json": f[ATTESTATION]},
+        7,
+    ),
+    "release review claimed afterwards": (
+        lambda f: edited(f, SCENARIOS, lambda v: v.update(release_review=True)),
+        7,
+    ),
+    "repository without a reference to it": (lambda f: f | {SOURCE: pretty(REPOSITORY)}, 7),
+    "repository with a password": (
+        lambda f: f | {SOURCE: pretty(REPOSITORY | {"uri": "git+https://me:secret@a.org/b"})},
+        4,
+    ),
     "made-up divergence": (
         lambda f: edited(
             f, RECORD, lambda v: v["facts"]["divergence"]["final"].update(made_up=1.0)
@@ -256,38 +287,19 @@ def test_a_contradiction_is_found_whoever_signed(sealed, tmp_path, forgery):
 
 def remade(files, header, change):
     """The files with every record's facts changed, and all that follows from them made again."""
-    files = dict(files)
+    manifest = SimpleNamespace(signer="somebody")
+    pack = SimpleNamespace(names=lambda: list(files), read=files.__getitem__, manifest=manifest)
+    metadata = pack_metadata(pack, header.run_id)
     documents = json.loads(files[POLICY])["policies"]
-    policies = policies_by_scenario(documents)
-    stated = json.loads(files[VERDICT])
-    judged = []
+    records = []
     for path in sorted(filter(RECORD_NAME.fullmatch, files)):
-        arrays = path.replace(".record.json", ".npz")
-        record = record_from_bytes(json.loads(files[path]), files[arrays])
-        record = replace(record, facts=change(record.facts))
-        policy = policies[(record.facts.model, record.facts.scenario)]
-        certificate = make_certificate(record, policy, run_id=stated["run_id"])
-        report = report_path(record)
-        page = report.replace("evaluation.report.json", "report.md")
-        files[path], files[arrays] = json.dumps(record.document()).encode(), record.array_bytes()
-        files[report] = json.dumps(certificate).encode()
-        files[page] = render_certificate_markdown(certificate).encode()
-        judged.append((record, decide(record.facts, policy)))
-    planned = [PlannedScenario(**entry) for entry in stated["planned"]]
-    verdict = decide_run(planned, [decision for _, decision in judged], policies)
-    told = [
-        {
-            "model": d.model, "scenario": d.scenario, "draw": d.draw, "outcome": d.outcome.value,
-            "expectation_met": d.expectation_met, "facts_digest": r.facts.digest,
-        }
-        for r, d in judged
-    ]  # fmt: skip
-    files[VERDICT] = json.dumps({**stated, **verdict.document(), "decisions": told}).encode()
-    files["results/final_verdict.txt"] = verdict_file_text(verdict).encode()
-    for name, document in verdict.signals.documents().items():
-        files[f"results/{name}"] = json.dumps(document).encode()
-    digest = combined_plan_digest([record for record, _ in judged])
-    return files, replace(header, verdict=verdict.verdict, plan_digest=digest)
+        arrays = files[path.replace(".record.json", ".npz")]
+        record = record_from_bytes(json.loads(files[path]), arrays)
+        records.append(replace(record, facts=change(record.facts)))
+    made = pack_files(records, documents, metadata)
+    digest = combined_plan_digest(records)
+    verdict = json.loads(made[VERDICT])["verdict"]
+    return made, replace(header, verdict=verdict, plan_digest=digest)
 
 
 def with_arms(**change):
@@ -300,9 +312,11 @@ def with_arms(**change):
     )
 
 
-def test_honest_records_sealed_again_verify(sealed, tmp_path):
+def test_the_same_records_make_the_same_files_and_verify(sealed, tmp_path):
     files, header, key = sealed
-    report = verified(tmp_path, *remade(files, header, lambda facts: facts), key)
+    made, again = remade(files, header, lambda facts: facts)
+    assert made == files
+    report = verified(tmp_path, made, again, key)
     assert report.ok, report.findings
 
 

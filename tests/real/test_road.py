@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from pytest_invarlock.cli import main
 from tests.preloaded_python import preloaded_python
 
 CANARY = "zebra-canary-7f3a"
+TOKEN = "hf_zebraCanaryToken7f3a"
+USER = "zebrauser7f3a"
 
 
 def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -221,9 +224,15 @@ def test_nothing_that_leaves_holds_text_ids_file_names_or_paths(tmp_path):
         "  - {id: noop, strictness: must_pass, edit: {name: noop}}\n"
         "  - {id: explosion, strictness: must_detect, edit: {name: scale_explosion}}\n"
     )
+    home = tmp_path / USER
+    home.mkdir()
+    marker = f"source_commit={'a' * 40}\nsource_uri=https://{USER}:{TOKEN}@example.org/a\n"
+    (tmp_path / "GPU_RUN_SOURCE.txt").write_text(marker)
     result = run(
         pytest_command(str(suite), "--junitxml=junit.xml", "-v", "-rA"),
-        tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "step.md"),
+        tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "step.md"), HOME=str(home),
+        XDG_CONFIG_HOME=str(home / "config"), USER=USER, LOGNAME=USER, HF_TOKEN=TOKEN,
+        GIT_CEILING_DIRECTORIES=str(tmp_path.parent),
     )  # fmt: skip
     assert result.returncode == 0, result.stdout
     latest = (tmp_path / "invarlock-out/latest").resolve()
@@ -237,12 +246,14 @@ def test_nothing_that_leaves_holds_text_ids_file_names_or_paths(tmp_path):
         str(path): path.read_bytes()
         for path in [*leaving, tmp_path / "junit.xml", tmp_path / "step.md"]
     }
-    outputs["terminal"] = (result.stdout + result.stderr).encode()
+    # pytest itself says where its root and its junit file are.
+    told = "\n".join([*result.stdout.splitlines(), result.stderr])
+    own = re.compile(r"^(rootdir: |-+ generated xml file: ).*$", re.MULTILINE)
+    outputs["terminal"] = own.sub("", told).encode()
+    planted = [CANARY, TOKEN, USER, str(tmp_path), str(Path.home())]
     for name, content in outputs.items():
-        assert CANARY.encode() not in content, name
-    for path in (latest / "evidence_pack").rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert str(tmp_path).encode() not in content, path
-            assert os.fsencode(Path.home()) not in content, path
+        assert not [word for word in planted if word.encode() in content], name
+    source = json.loads(outputs[str(latest / "evidence_pack/metadata/source_repo.json")])
+    assert source["uri"] == "git+https://example.org/a"
+    assert (latest / "evidence_pack/attestations/builtin-gpt2.noop.intoto.json").is_file()
     assert b"bytes" in outputs[str(latest / "evidence_pack/manifest.json")]

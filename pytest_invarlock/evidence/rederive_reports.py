@@ -1,0 +1,169 @@
+"""The files that follow from single records, each beside what is made again of the record."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_invarlock.certificate import make_certificate
+from pytest_invarlock.certificate.probes import make_probe
+from pytest_invarlock.evidence.attestation import attestation_files
+from pytest_invarlock.evidence.environment import foreign_guards_asked, observed
+from pytest_invarlock.evidence.findings import Finding, Stage
+from pytest_invarlock.evidence.json_difference import first_difference
+from pytest_invarlock.evidence.model_revisions import measured_revisions
+from pytest_invarlock.evidence.pack_files import (
+    PAGE,
+    beside,
+    manifest_of,
+    page_of,
+    probe_paths,
+    report_path,
+)
+from pytest_invarlock.evidence.pack_schemas import (
+    ENVIRONMENT,
+    REVISIONS,
+    read_checked,
+)
+from pytest_invarlock.evidence.runtime_manifest import FILE_NAME
+
+if TYPE_CHECKING:
+    from pytest_invarlock.decision import Decision
+    from pytest_invarlock.evidence.pack_files import Judged, PackMetadata
+    from pytest_invarlock.evidence.verified import VerifiedPack
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.records import Record
+
+_LINE_START = re.compile(rb"\n *")
+FROM_RECORD = "does not follow from its record"
+
+
+def compared_reports(
+    pack: VerifiedPack,
+    record: Record,
+    decision: Decision,
+    policy: DecisionPolicy,
+    metadata: PackMetadata,
+) -> list[Finding]:
+    """Findings on the certificate of a record, its page, its runtime manifest and its probes."""
+    path = report_path(record)
+    if path not in pack.names():
+        return [_finding("REPORT_MISSING", path, "a record has no certificate")]
+    expected = make_certificate(
+        record, policy, run_id=metadata.run_id, decision=decision, validate=False
+    )
+    encoded = pack.read(path)
+    findings, found = _compared_certificate(pack, path, expected, encoded)
+    if found is not None:
+        page = beside(path, PAGE)
+        text = page_of(found, signed=metadata.signed)
+        if page not in pack.names() or pack.read(page) != text:
+            findings.append(_mismatch(page, "is not its certificate's text"))
+    findings += _compared_runtime(pack, record, encoded, metadata)
+    for name, probe_path in probe_paths(record, metadata.scenarios):
+        if probe_path not in pack.names():
+            findings.append(_finding("PROBE_MISSING", probe_path, "its scenario asks for it"))
+            continue
+        probe = make_probe(name, record, policy, run_id=metadata.run_id, decision=decision)
+        findings += compared(probe_path, probe, read_document(pack, probe_path), FROM_RECORD)
+    return findings
+
+
+def _compared_certificate(
+    pack: VerifiedPack, path: str, expected: dict[str, Any], encoded: bytes
+) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Findings on a certificate, and the certificate where there are none.
+
+    What is to the letter as it is written of a record that fits its schema needs no look at its
+    own; any other is held against the schema before it is compared number by number.
+    """
+    if _as_written(expected) == _LINE_START.sub(b"", encoded):
+        return [], expected
+    found = read_checked(pack, path, "certificate")
+    if isinstance(found, Finding):
+        return [found], None
+    findings = compared(path, expected, found, FROM_RECORD)
+    return findings, None if findings else found
+
+
+def _as_written(value: Any) -> bytes:
+    """`strict_json.pretty` of ``value`` without its line breaks, which no string can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ": "))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _compared_runtime(
+    pack: VerifiedPack, record: Record, certificate_bytes: bytes, metadata: PackMetadata
+) -> list[Finding]:
+    path = beside(report_path(record), FILE_NAME)
+    if path not in pack.names():
+        text = "a certificate has no runtime manifest"
+        return [_finding("MISSING_RUNTIME_MANIFEST", path, text)]
+    expected = manifest_of(certificate_bytes, record, metadata.environment)
+    what = "does not follow from its certificate and metadata/environment.json"
+    return compared(path, expected, read_document(pack, path), what)
+
+
+def compared_attestations(
+    pack: VerifiedPack, judged: Judged, policy_digest: str
+) -> tuple[list[Finding], set[str]]:
+    """Findings on the attestations, and the paths that they must stand at; byte for byte."""
+    expected = attestation_files(judged, policy_digest)
+    findings = [
+        _finding("ATTESTATION_MISSING", path, "a subject that was tested has no attestation")
+        for path in sorted(expected.keys() - set(pack.names()))
+    ]
+    findings += [
+        _mismatch(path, "does not follow from its records")
+        for path in sorted(expected.keys() & set(pack.names()))
+        if pack.read(path) != expected[path]
+    ]
+    return findings, set(expected)
+
+
+def compared_metadata(records: Sequence[Record], metadata: PackMetadata) -> list[Finding]:
+    """Findings on environment and revisions, where records speak of the same.
+
+    The rest of both, and the state of the repository, is the word of who measured.
+    """
+    environment = metadata.environment
+    asked = {"allow_third_party_plugins": foreign_guards_asked(records)}
+    expected = {**observed(records), "runtime": {**environment["runtime"], **asked}}
+    differences = [first_difference(expected[key], environment[key], f"/{key}") for key in expected]
+    findings = [
+        _mismatch(ENVIRONMENT, f"is not what the records observed: {difference}")
+        for difference in differences
+        if difference is not None
+    ]
+    if metadata.model_revisions is not None:
+        measured = measured_revisions(records)
+        findings += [
+            _mismatch(REVISIONS, f"no record measured {name!a} at {entry['revision']!a}")
+            for name, entry in metadata.model_revisions["models"].items()
+            if entry["revision"] not in measured
+        ]
+    return findings
+
+
+def read_document(pack: VerifiedPack, path: str) -> dict[str, Any]:
+    """A document of the pack, whose bytes `check_schemas` has read strictly already."""
+    return dict(json.loads(pack.read(path)))
+
+
+def compared(path: str, expected: Any, found: Any, what: str) -> list[Finding]:
+    """A finding where a document is not what follows, numbers to 1e-9."""
+    # Most are equal to the letter, which the library's own writer tells faster than a walk.
+    if json.dumps(expected, sort_keys=True) == json.dumps(found, sort_keys=True):
+        return []
+    difference = first_difference(expected, found)
+    return [] if difference is None else [_mismatch(path, f"{what}: {difference}")]
+
+
+def _mismatch(path: str, text: str) -> Finding:
+    return _finding("SEMANTIC_MISMATCH", path, text)
+
+
+def _finding(code: str, path: str, text: str) -> Finding:
+    return Finding(code, Stage.SEMANTICS, path, text)

@@ -1,0 +1,46 @@
+"""The quick canonical writer gives the library's bytes, or leaves the work to it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_invarlock.evidence.quick_canonical import quick_canonical
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53) + 1, 2**53 - 1)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(values)
+def test_any_json_value_has_the_librarys_bytes(value):
+    assert quick_canonical(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0.0, -0.0, 1.0, -3.0, 1e15, 1e16, 1e20, 1e21, 1.5e300, 1e-4, 1e-5, 1.25e-6, 1e-7, 5e-324),
+        *(123456789.125, -9007199254740991, 0.1 + 0.2, 2.0**53),
+        {"ratio:1.0,": '1.0,"e+05"', "\\": "1e-05", "\x7f\u2028": "\x00 1.0"},
+        {"\ufb33": 1.0, "\U0001f600": 2.0, "é": 3.0},
+        [[1.0, -0.0, 1e-05], {"a": {"b": 1e22}}],
+    ],
+)
+def test_what_the_two_writers_disagree_on(value):
+    assert quick_canonical(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"])
+def test_what_json_cannot_carry_is_refused(value):
+    with pytest.raises(ValueError):
+        quick_canonical([value])
