@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 ReportAssurance = Literal["strict", "report", "off"]
 RUNTIME_MANIFEST = "runtime.manifest.json"
 FOREIGN_CODE = ("allow_remote_code", "allow_third_party_plugins")
-# The modes in which a certificate without its runtime manifest is refused.
-RUNTIME_MANIFEST_DEMANDED: frozenset[ReportAssurance] = frozenset({"strict"})
 
 
 def check_options(options: VerifyOptions) -> None:
@@ -78,9 +76,8 @@ def unassured_reports(pack: VerifiedPack, assurance: ReportAssurance) -> list[Fi
     for report in certificates(names):
         path = f"{report.rpartition('/')[0]}/{RUNTIME_MANIFEST}"
         if path not in names:
-            if assurance in RUNTIME_MANIFEST_DEMANDED:
-                text = "is missing: nothing says how the certificate beside it was made"
-                findings.append(_finding("MISSING_RUNTIME_MANIFEST", path, text))
+            text = "is missing: nothing says how the certificate beside it was made"
+            findings.append(_finding("MISSING_RUNTIME_MANIFEST", path, text))
             continue
         document = pack.read_json(path)
         stated = str(document["report"]["sha256"]).removeprefix("sha256:")

@@ -46,13 +46,13 @@ ACCURACY_NUMBERS = {
     "accuracy_subject_by_token", "beneficial", "design_effect", "direction", "drop_lower_pp",
     "drop_pp", "drop_upper_pp", "effective_documents", "examples_needed", "flips", "harmful",
     "limit_pp", "mcnemar_p", "n_documents", "n_examples", "noise_floor_pp", "p_value",
-    "preview_drop_pp", "score_units", "standard_error_pp", "ties_baseline", "ties_subject",
+    "preview_accuracy_subject", "preview_drop_pp", "score_units", "standard_error_pp", "ties_baseline", "ties_subject",
 }  # fmt: skip
 POINT_NUMBERS = {
     "baseline_perplexity", "delta_nats_per_token", "direction", "flips", "flips_beneficial",
     "flips_harmful", "kl_mean_nats", "limit", "n_tokens", "n_windows",
     "noise_floor_nats_per_token", "preview_ratio", "ratio", "subject_perplexity", "top1_agreement",
-    "ratio_lower", "ratio_upper",
+    "ratio_lower", "ratio_upper", "delta_lower_nats_per_token", "delta_upper_nats_per_token",
 }  # fmt: skip
 SPREAD_NUMBERS = {
     "design_effect", "document_sd", "documents_needed", "effective_documents", "icc",

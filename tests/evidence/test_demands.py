@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pytest_invarlock.evidence import demands
 from pytest_invarlock.evidence.findings import Finding
 
 from .synthetic import FILES, POLICY, REPORT, RUNTIME, VERDICT, compact, errors, runtime_of, sealed
@@ -52,10 +51,7 @@ def test_a_policy_document_that_is_none_is_a_finding(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
-def test_a_certificate_needs_its_runtime_manifest(
-    tmp_path: Any, mode: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demands, "RUNTIME_MANIFEST_DEMANDED", frozenset({"strict", "report"}))
+def test_a_certificate_needs_its_runtime_manifest(tmp_path: Any, mode: Any) -> None:
     pack = with_files(tmp_path, {RUNTIME: None})
     report = pack.verify(report_assurance=mode)
     missing = [f.path for f in report.findings if f.code == "MISSING_RUNTIME_MANIFEST"]
