@@ -70,6 +70,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/suite_overhead.py
 
 # Draws fresh seeds and rewrites docs/measured/statistics.md; about six minutes on one core.
 evidence-statistics: $(READY)
