@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.policy.decision_policy import GUARD_OVERHEAD, KNOWN_GUARDS, METRIC_CHECKS
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,9 +20,9 @@ def is_planned(name: str, facts: Facts) -> bool:
     """Whether the plan asked for the evidence of check ``name``.
 
     A plan that does not list its guards counts as one that asked for them all: absent evidence is
-    then an error.
+    then an error. A deployment is the subject itself, not a guard that could be left out.
     """
-    if name in METRIC_CHECKS or "guards" not in facts.plan:
+    if name in (*METRIC_CHECKS, DEPLOYABLE) or "guards" not in facts.plan:
         return True
     if name in (*KNOWN_GUARDS, GUARD_OVERHEAD):
         return name in facts.plan["guards"]

@@ -9,6 +9,7 @@ import pytest
 
 # pytester forgets modules that a session imported; torch cannot be imported twice.
 import torch  # noqa: F401
+from _pytest.pathlib import make_numbered_dir
 from transformers import (  # noqa: F401
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -88,7 +89,7 @@ class Repository:
     """A scratch repository in which sessions run."""
 
     # Plugins of the development environment that no session here is about.
-    without_foreign = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:anyio")
+    without_foreign = ("-p", "no:randomly", "-p", "no:hypothesispytest")
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
@@ -104,7 +105,7 @@ class Repository:
 
     def run_apart(self, *arguments: str, timeout: float = 300) -> pytest.RunResult:
         """A session of its own process, and those of its workers."""
-        base = f"--basetemp={self.path.parent / (self.path.name + '-apart')}"
+        base = f"--basetemp={make_numbered_dir(root=self.path, prefix='runpytest-')}"
         command = (preloaded_python(), "-mpytest", base, *self.without_foreign)
         return self.pytester.run(*command, *arguments, timeout=timeout)
 

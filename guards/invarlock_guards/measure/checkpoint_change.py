@@ -82,8 +82,8 @@ def compare_checkpoints(
     Without a model of the baseline, or with one whose parameters are not what it stores, tensors
     are compared under the names they are stored under, roles are read from these, and there is no
     ``canon``. Tensors of integers are compared bit by bit: those that differ have no change, but
-    the reason ``dtype``. ``dtype`` is the one that loading would cast floating tensors to; it is
-    the invariants' alone, since a cast that loses nothing changes no other number.
+    the reason ``dtype``. ``dtype`` is the one that loading would cast floating tensors to: they are
+    equal where that makes them so, and to invariants they are all of it.
 
     Raises:
         CheckpointError: the baseline lacks what its index promises, or data cannot be read.
@@ -93,7 +93,7 @@ def compare_checkpoints(
     other_counts: dict[str, int] = {}
     unchanged: set[str] = set()
     for name, (place, other_place) in _located(one, other).items():
-        if _is_equal(baseline, place, subject, other_place):
+        if _is_equal(baseline, place, subject, other_place, dtype):
             other_counts[other_place] = counts.get(place, 0)
             if not counts.get(place):
                 unchanged.add(name)
@@ -190,11 +190,19 @@ def _located(one: CheckpointSide, other: CheckpointSide) -> dict[str, tuple[str,
     }
 
 
-def _is_equal(baseline: CheckpointFiles, place: str, subject: CheckpointFiles, other: str) -> bool:
+def _is_equal(
+    baseline: CheckpointFiles, place: str, subject: CheckpointFiles, other: str, dtype: str
+) -> bool:
+    """Whether two tensors have the same bits, as they are stored or once loading has cast them."""
     one, two = baseline.tensors[place], subject.tensors[other]
-    if (one.shape, one.dtype) != (two.shape, two.dtype):
+    if one.shape != two.shape:
         return False
-    return bitwise_equal(baseline.tensor(place), subject.tensor(other))
+    if one.dtype == two.dtype:
+        return bitwise_equal(baseline.tensor(place), subject.tensor(other))
+    if dtype == "auto" or not (one.is_floating and two.is_floating):
+        return False
+    cast = getattr(torch, dtype)
+    return bitwise_equal(baseline.tensor(place).to(cast), subject.tensor(other).to(cast))
 
 
 def non_finite_counts(files: CheckpointFiles, known: Container[str] = ()) -> dict[str, int]:
