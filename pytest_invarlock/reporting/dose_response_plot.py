@@ -28,6 +28,7 @@ SHAPES: Mapping[Outcome, str] = {
     Outcome.INCONCLUSIVE: "D",
     Outcome.FAIL: "X",
     Outcome.ERROR: "v",
+    Outcome.SKIPPED: "_",
 }
 # Okabe and Ito's colours, which the colour-blind tell apart, and a line style each.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
