@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -21,10 +23,30 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 
 CONTEXT = 128
+WHOLE_SUITE = 5000
+"""More tests than a part of the suite has."""
 
 
 class ModelFactory(Protocol):
     def __call__(self, kind: str, **config: Any) -> PreTrainedModel: ...
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, lest a worker end with one alone; last those that the demo is run for."""
+    road = "tests/real/test_road.py"
+    items.sort(key=lambda i: (i.nodeid.startswith(road), i.get_closest_marker("long") is None))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """The first worker of a whole suite runs the demo beside its first tests."""
+    if os.environ.get("PYTEST_XDIST_WORKER") != "gw0" or len(session.items) < WHOLE_SUITE:
+        return
+    from tests.real.test_road import demo_folder, demo_run
+
+    base = session.config._tmp_path_factory.getbasetemp()
+    threading.Thread(target=demo_run, args=(demo_folder(base),)).start()
 
 
 def pytest_collection_finish() -> None:

@@ -117,6 +117,7 @@ def changed(guards: dict[str, Any], path: tuple[Any, ...], what: Any, how: str) 
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("guard", GUARDS)
 def test_whatever_fits_the_schema_is_judged(
     guard: str, facts: Facts, valid: Draft202012Validator

@@ -49,6 +49,7 @@ def test_a_calibration_that_cannot_be_measured_is_an_error_and_no_pass(
     assert not list((repository.latest / "presets").glob("*"))
 
 
+@pytest.mark.long
 def test_derived_first_written_packed_and_reused(repository: Repository) -> None:
     repository.suite("noop", "rtn", head=HEAD)
     (repository.path / "conftest.py").write_text(SHUFFLE)

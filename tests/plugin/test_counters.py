@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Repository
 
@@ -71,6 +73,7 @@ def test_the_watch_sees(tmp_path):
 """
 
 
+@pytest.mark.long
 def test_suite_subset_loads_once_a_worker_and_writes_no_checkpoint(
     repository: Repository, monkeypatch
 ) -> None:

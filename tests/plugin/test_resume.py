@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 SCENARIOS = ("noop", "rtn")
 MEASURED = ("baseline_load", "baseline_pass", "record")
@@ -19,6 +21,7 @@ def comparable(verdict):
     return {key: value for key, value in verdict.items() if key != "run_id"}
 
 
+@pytest.mark.long
 def test_killed_at_ten_moments_and_resumed_the_facts_and_the_verdict_are_the_same(repository):
     """One process for all sessions, so that torch is imported once."""
     suite = repository.suite(*SCENARIOS)

@@ -269,6 +269,7 @@ def test_a_run_cut_short_says_which_doses_are_missing(repository, swept, doses, 
     assert not (repository.latest / "final_verdict.json").exists()
 
 
+@pytest.mark.long
 def test_workers_and_models_give_the_same_curves_words_on_the_axis(repository, swept):
     arguments = (
         "--invarlock-sweep=fp8:format=e5m2,e4m3",

@@ -95,6 +95,7 @@ def test_where_nothing_passes_the_item_fails_and_the_entry_is_skipped(
     assert (facts["error"], facts["plan"]["subject"]["name"]) == ("EDIT_SKIPPED", "fp8_quant")
 
 
+@pytest.mark.long
 def test_what_was_tuned_is_used(repository: Repository, write: Any) -> None:
     write()
     result = repository.run(FILE, *TUNE, "-v")
@@ -214,6 +215,7 @@ def test_the_commands_that_are_told_load_the_same_suite(
     assert repository.verdict()["suite"] == "mine"
 
 
+@pytest.mark.long
 def test_workers_tune_a_model_each_and_write_one_file(repository: Repository, write: Any) -> None:
     write(TEXT_HEAD.replace('["builtin:llama"]', '["builtin:llama", "builtin:gpt2"]') + CLEAN)
     result = repository.run_apart(FILE, *TUNE, "-n2")
@@ -294,6 +296,7 @@ def test_the_items_of_a_shipped_suite(repository: Repository) -> None:
     assert "no item matches" in usage_error(repository.run(one))
 
 
+@pytest.mark.long
 def test_the_shipped_models_pass_with_what_is_shipped_for_them(repository: Repository) -> None:
     names = ("quant_clean", "fp8_clean", "prune_clean", "svd_clean")
     result = repository.run(

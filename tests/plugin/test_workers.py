@@ -45,6 +45,7 @@ def pytest_runtest_logreport(report):
 """
 
 
+@pytest.mark.long
 def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(repository):
     """That a worker's progress reaches the controller is seen here too, to save a session."""
     suite = repository.suite(*SCENARIOS)

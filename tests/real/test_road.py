@@ -51,11 +51,13 @@ def digests(run_folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The demo's folder and output; whichever worker asks first runs it for all."""
-    root = tmp_path_factory.getbasetemp()
-    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared-demo"
+def demo_folder(base: Path) -> Path:
+    """Where the demo of all workers runs; ``base`` is one's own folder for temporary files."""
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-demo"
+
+
+def demo_run(folder: Path) -> str:
+    """The demo's output; whoever asks first runs it for all."""
     output = folder / "output.txt"
     with FileLock(f"{folder}.lock"):
         if not output.is_file():
@@ -63,7 +65,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             result = run(pytest_command("--invarlock-suite=demo", "--junitxml=junit.xml"), folder)
             assert result.returncode == 0, result.stdout
             output.write_text(result.stdout)
-    return folder, output.read_text()
+    return output.read_text()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's folder and output."""
+    folder = demo_folder(tmp_path_factory.getbasetemp())
+    return folder, demo_run(folder)
 
 
 def fingerprint(folder: Path) -> str:
