@@ -26,6 +26,7 @@ from pytest_invarlock.evidence.layout import (
 from pytest_invarlock.evidence.limits import MAX_MANIFEST_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.plan import PlannedScenario
+from pytest_invarlock.policy.quick_schema import Predicate, quick_accept
 from pytest_invarlock.policy.resources import schema
 
 DEFAULT_REFERENCES: Mapping[str, str] = {
@@ -186,12 +187,16 @@ def _from_document(document: dict[str, Any]) -> Manifest:
 
 
 @cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(schema("manifest"))
+def _checks() -> tuple[Predicate, Draft202012Validator]:
+    """The quick look, and the validator that alone refuses: a manifest lists every file."""
+    return quick_accept(schema("manifest")), Draft202012Validator(schema("manifest"))
 
 
 def _check(document: Any) -> None:
-    error = next(iter(_validator().iter_errors(document)), None)
+    accepts, validator = _checks()
+    if accepts(document):
+        return
+    error = next(iter(validator.iter_errors(document)), None)
     if error is not None:
         # A message may quote the whole document, whose text is the pack's author's.
         raise _error("MANIFEST_SCHEMA", f"{error.json_path}: {ascii(error.message)[1:-1][:200]}")
