@@ -30,6 +30,11 @@ class Outcome(StrEnum):
         return self in (Outcome.PASS, Outcome.WARN)
 
 
+def headed(word: str, text: str) -> str:
+    """``text`` behind the word of its outcome, which it may begin with already."""
+    return text if text.startswith(word) else f"{word}: {text}"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckDecision:
     """One check's outcome, a stable reason code, one sentence and the numbers behind it.
@@ -47,8 +52,7 @@ class CheckDecision:
     @property
     def headline(self) -> str:
         """Outcome first, then why, in one line."""
-        word = self.outcome.value
-        return self.text if self.text.startswith(word) else f"{word}: {self.text}"
+        return headed(self.outcome.value, self.text)
 
     def violation_lines(self, most: int = 10) -> list[str]:
         """A line for each of the first ``most`` violations."""

@@ -12,9 +12,10 @@ from pytest_invarlock.errors import InvarlockError
 from pytest_invarlock.path_names import without_absolute_paths
 
 if TYPE_CHECKING:
+    from pytest_invarlock.measured import Measured
     from pytest_invarlock.plan import Pair, Scenario
     from pytest_invarlock.policy.suite import Suite
-    from pytest_invarlock.workbench import Measured, Workbench
+    from pytest_invarlock.workbench import Workbench
 
 SINGLE_ITEMS = ("detected", "signal")
 

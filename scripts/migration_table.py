@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from generated_page import ROOT, write_or_check
 
 from pytest_invarlock.policy.migration import OldVariable, old_variables
 from pytest_invarlock.policy.settings import SPECS
@@ -13,7 +12,6 @@ from pytest_invarlock.policy.settings import SPECS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "migration.md"
 HEAD = """\
 # Migration from the original's variables
 
@@ -69,17 +67,8 @@ def _rows(heading: str, rows: Sequence[tuple[OldVariable, str]]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write, or with ``--check`` compare; exit status 1 where the page is stale."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args(arguments)
-    current = page()
-    if options.check:
-        stale = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != current
-        if stale:
-            print(f"{PAGE} is stale: run python scripts/migration_table.py", file=sys.stderr)
-        return int(stale)
-    PAGE.write_text(current, encoding="utf-8")
-    return 0
+    target = ROOT / "docs" / "migration.md"
+    return write_or_check(target, "migration_table.py", lambda _: page(), arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from invarlock_guards.judge.variance_policy import ProposalRules
 
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import CheckDecision, Decision, Outcome
-from pytest_invarlock.policy.decision_policy import Expectation, Floors, Strictness
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.metric_limits import Floors
 
 from .checks.made import BASE, CLEAN, DAMAGED, OTHER, TOKENS, facts, policy
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_invarlock.decision import Outcome
 
 if TYPE_CHECKING:
-    from pytest_invarlock.policy.decision_policy import Direction
+    from pytest_invarlock.policy.metric_limits import Direction
 
 
 def judge_interval(

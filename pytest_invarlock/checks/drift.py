@@ -15,7 +15,8 @@ from pytest_invarlock.stats.drift import DriftStatistics, drift
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
-    from pytest_invarlock.policy.decision_policy import DecisionPolicy, DriftLimits
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.policy.metric_limits import DriftLimits
     from pytest_invarlock.records import ArmLosses, Facts
     from pytest_invarlock.stats import DocumentSums
 

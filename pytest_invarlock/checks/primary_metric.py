@@ -26,7 +26,8 @@ from pytest_invarlock.stats import document_sums, ratio_bounds
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
-    from pytest_invarlock.policy.decision_policy import DecisionPolicy, MetricLimits
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.policy.metric_limits import MetricLimits
     from pytest_invarlock.records import ArmLosses, Facts
     from pytest_invarlock.stats import RatioBounds
 

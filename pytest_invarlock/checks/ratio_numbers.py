@@ -17,7 +17,7 @@ from pytest_invarlock.stats.design_effect import design_effect, intraclass_corre
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pytest_invarlock.policy.decision_policy import MetricLimits
+    from pytest_invarlock.policy.metric_limits import MetricLimits
     from pytest_invarlock.records import ArmLosses, Facts
 
 LARGEST_EXPONENT = 700.0

@@ -25,7 +25,8 @@ from pytest_invarlock.stats.tail import TailRule, document_means
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
-    from pytest_invarlock.policy.decision_policy import DecisionPolicy, TailLimits
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy
+    from pytest_invarlock.policy.metric_limits import TailLimits
     from pytest_invarlock.records import ArmLosses, Facts
     from pytest_invarlock.stats import DocumentSums
     from pytest_invarlock.stats.clusters import FloatArray

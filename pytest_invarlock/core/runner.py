@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from invarlock_guards.contract import Guard
 
     from pytest_invarlock.core.api import EditLike, ModelAdapter
-    from pytest_invarlock.policy.decision_policy import Mode
+    from pytest_invarlock.policy.metric_limits import Mode
     from pytest_invarlock.records import Record
 
 MODEL = "model"

@@ -13,7 +13,7 @@ from pytest_invarlock.policy.guard_limits import without_mode
 from pytest_invarlock.policy.guard_names import registered_guard
 
 if TYPE_CHECKING:
-    from pytest_invarlock.policy.decision_policy import Mode
+    from pytest_invarlock.policy.metric_limits import Mode
     from pytest_invarlock.policy.tiers import Tier
 
 ORDER = "order"

@@ -20,16 +20,7 @@ from pytest_invarlock.policy.dataset_settings import (
     DatasetLayer,
     resolve_dataset,
 )
-from pytest_invarlock.policy.decision_policy import (
-    AccuracyLimits,
-    DecisionPolicy,
-    DriftLimits,
-    Expectation,
-    Floors,
-    GuardMode,
-    MetricLimits,
-    TailLimits,
-)
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, GuardMode
 from pytest_invarlock.policy.deploy_limits import DEPLOYABLE, DeployLimits
 from pytest_invarlock.policy.foreign_guards import (
     demanded_guards,
@@ -43,6 +34,13 @@ from pytest_invarlock.policy.guard_preparation import (
     is_strict,
     loosened_by,
     preparation_notes,
+)
+from pytest_invarlock.policy.metric_limits import (
+    AccuracyLimits,
+    DriftLimits,
+    Floors,
+    MetricLimits,
+    TailLimits,
 )
 from pytest_invarlock.policy.presets import Preset, chosen_preset
 from pytest_invarlock.policy.tiers import Profile, Tier, load_profile, load_tier

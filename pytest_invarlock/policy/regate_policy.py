@@ -14,13 +14,15 @@ from pytest_invarlock.policy.calibrated_preset import CalibratedPreset, tightene
 from pytest_invarlock.policy.decision_policy import (
     KNOWN_CHECKS,
     POLICY_FORMAT,
-    AccuracyLimits,
     DecisionPolicy,
+    policies_by_scenario,
+    policy_from_document,
+)
+from pytest_invarlock.policy.metric_limits import (
+    AccuracyLimits,
     DriftLimits,
     MetricLimits,
     TailLimits,
-    policies_by_scenario,
-    policy_from_document,
 )
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.tiers import Tier, load_profile, load_tier

@@ -20,7 +20,8 @@ from pytest_invarlock.policy.yaml_document import YamlDocument, parse_yaml, read
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_invarlock.policy.decision_policy import DecisionPolicy, Direction, GuardMode
+    from pytest_invarlock.policy.decision_policy import DecisionPolicy, GuardMode
+    from pytest_invarlock.policy.metric_limits import Direction
 
 
 @dataclass(frozen=True, slots=True)

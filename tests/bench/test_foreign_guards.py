@@ -28,7 +28,8 @@ from pytest_invarlock.plan import (
     Scenario,
     WindowSelection,
 )
-from pytest_invarlock.policy.decision_policy import Expectation, Mode, Strictness
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.metric_limits import Mode
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.policy.settings import Settings

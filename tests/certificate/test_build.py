@@ -20,7 +20,8 @@ from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Decision
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.strict_json import canonical, digest, pretty
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, Floors, MetricLimits
+from pytest_invarlock.policy.decision_policy import DecisionPolicy
+from pytest_invarlock.policy.metric_limits import Floors, MetricLimits
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.provenance import library_versions, machine
 from pytest_invarlock.records import ArmLosses, Facts, Record

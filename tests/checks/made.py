@@ -10,14 +10,12 @@ import numpy as np
 
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import CheckDecision
-from pytest_invarlock.policy.decision_policy import (
+from pytest_invarlock.policy.decision_policy import DecisionPolicy, Expectation, Strictness
+from pytest_invarlock.policy.metric_limits import (
     AccuracyLimits,
-    DecisionPolicy,
     DriftLimits,
-    Expectation,
     Floors,
     MetricLimits,
-    Strictness,
     TailLimits,
 )
 from pytest_invarlock.records import ArmLosses, Facts

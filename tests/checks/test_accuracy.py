@@ -12,7 +12,7 @@ from scipy import stats
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.evidence.strict_json import canonical
-from pytest_invarlock.policy.decision_policy import Floors
+from pytest_invarlock.policy.metric_limits import Floors
 
 from .made import ACCURACY, BASE, METRIC, QUIET, accuracy_facts, choices, metric, policy
 

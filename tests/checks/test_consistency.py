@@ -13,7 +13,7 @@ import pytest
 from pytest_invarlock.checks.consistency import contradiction
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
-from pytest_invarlock.policy.decision_policy import Floors
+from pytest_invarlock.policy.metric_limits import Floors
 from pytest_invarlock.records import ArmLosses, Facts
 
 from .made import (

@@ -15,7 +15,7 @@ from pytest_invarlock.checks.floors import token_floor
 from pytest_invarlock.decide import decide
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.evidence.strict_json import canonical
-from pytest_invarlock.policy.decision_policy import Floors, MetricLimits
+from pytest_invarlock.policy.metric_limits import Floors, MetricLimits
 from pytest_invarlock.records import ArmLosses, Facts
 
 from .made import BASE, CLEAN, METRIC, QUIET, TOKENS, arm, facts, metric, policy, spread

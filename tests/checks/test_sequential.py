@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_invarlock.decision import CheckDecision, Outcome
-from pytest_invarlock.policy.decision_policy import DecisionPolicy, Floors
+from pytest_invarlock.policy.decision_policy import DecisionPolicy
+from pytest_invarlock.policy.metric_limits import Floors
 from pytest_invarlock.records import Facts
 
 from .made import METRIC, TAIL, arm, metric, policy, sequential_facts, spread

@@ -18,7 +18,7 @@ from pytest_invarlock.checks.sequential import sequential_ratio
 from pytest_invarlock.checks.stated_divergence import divergence_contradiction
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import DataError
-from pytest_invarlock.policy.decision_policy import Floors
+from pytest_invarlock.policy.metric_limits import Floors
 from pytest_invarlock.records import Facts
 
 from .made import (

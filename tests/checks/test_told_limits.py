@@ -21,7 +21,7 @@ from pytest_invarlock.checks.noise import noise_floor
 from pytest_invarlock.checks.ratio_numbers import MOST_DOCUMENTS, _needed, more_documents
 from pytest_invarlock.checks.stated_divergence import _agree, _disagreement
 from pytest_invarlock.decision import CheckDecision, Outcome
-from pytest_invarlock.policy.decision_policy import Floors
+from pytest_invarlock.policy.metric_limits import Floors
 from pytest_invarlock.records import Facts
 from pytest_invarlock.stats.clusters import document_sums
 

@@ -20,7 +20,8 @@ from pytest_invarlock.checks.primary_metric import primary_metric
 from pytest_invarlock.checks.sequential import sequential_ratio
 from pytest_invarlock.checks.tail import tail_check
 from pytest_invarlock.decision import CheckDecision
-from pytest_invarlock.policy.decision_policy import AccuracyLimits, DecisionPolicy, Floors
+from pytest_invarlock.policy.decision_policy import DecisionPolicy
+from pytest_invarlock.policy.metric_limits import AccuracyLimits, Floors
 from pytest_invarlock.records import Facts
 
 from . import test_consistency as made_up

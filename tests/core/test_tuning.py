@@ -27,7 +27,8 @@ from pytest_invarlock.plan import (
     SequentialPlan,
     WindowSelection,
 )
-from pytest_invarlock.policy.decision_policy import Expectation, Floors, Strictness
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.metric_limits import Floors
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.policy.settings import Settings

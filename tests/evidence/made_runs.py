@@ -9,7 +9,8 @@ import numpy as np
 from pytest_invarlock.evidence.environment import Permissions
 from pytest_invarlock.evidence.run_pack import pack_metadata, seal_run, write_reports
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.decision_policy import Expectation, MetricLimits, Strictness
+from pytest_invarlock.policy.decision_policy import Expectation, Strictness
+from pytest_invarlock.policy.metric_limits import MetricLimits
 from pytest_invarlock.provenance import code_digest, library_versions, machine
 from pytest_invarlock.records import ArmLosses, Facts, Record
 from pytest_invarlock.run_directory import RunDirectory

@@ -10,7 +10,8 @@ from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.cli import main
 from pytest_invarlock.evidence.keys import fingerprint
-from pytest_invarlock.policy.decision_policy import Floors, MetricLimits, Strictness
+from pytest_invarlock.policy.decision_policy import Strictness
+from pytest_invarlock.policy.metric_limits import Floors, MetricLimits
 from pytest_invarlock.policy.regate_policy import dropped, under_tier
 from pytest_invarlock.policy.resources import read_text, schema
 from pytest_invarlock.policy.tiers import load_tier

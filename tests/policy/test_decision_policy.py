@@ -15,18 +15,20 @@ from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import canonical, digest
 from pytest_invarlock.policy.decision_policy import (
     KNOWN_CHECKS,
-    AccuracyLimits,
     DecisionPolicy,
-    DriftLimits,
     Expectation,
-    Floors,
-    MetricLimits,
     Strictness,
-    TailLimits,
     policies_by_scenario,
     policy_from_document,
 )
 from pytest_invarlock.policy.guard_limits import POLICY_OF
+from pytest_invarlock.policy.metric_limits import (
+    AccuracyLimits,
+    DriftLimits,
+    Floors,
+    MetricLimits,
+    TailLimits,
+)
 from pytest_invarlock.policy.resources import schema
 
 PROPERTY = settings(deadline=None, max_examples=60, database=None, derandomize=True)

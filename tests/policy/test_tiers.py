@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_invarlock.errors import ConfigError
-from pytest_invarlock.policy.decision_policy import Floors
 from pytest_invarlock.policy.guard_limits import POLICY_OF
+from pytest_invarlock.policy.metric_limits import Floors
 from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import names, read_text
 from pytest_invarlock.policy.settings import Settings
