@@ -39,7 +39,6 @@ from pytest_invarlock.policy.decision_policy import (
     Strictness,
 )
 from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
-from pytest_invarlock.policy.guard_limits import guard_policy
 from pytest_invarlock.records import Facts
 
 if TYPE_CHECKING:
@@ -177,8 +176,7 @@ def _guard(name: str, facts: Facts, policy: DecisionPolicy) -> CheckDecision:
                 "the baseline itself holds NaN or infinity",
             )
         return _guard_check(judge_invariants(evidence, kind=facts.kind), policy.modes[name])
-    limits = guard_policy(name, policy.guards.get(name, {}))
-    result = _JUDGES[name](evidence, kind=facts.kind, policy=limits)
+    result = _JUDGES[name](evidence, kind=facts.kind, policy=policy.guard_limits(name))
     if result.reason == "canon_unavailable" and not {"rmt", "variance"} <= set(policy.checks):
         return CheckDecision(
             name, Outcome.ERROR, result.reason, f"{result.text}, and the policy asks for neither"

@@ -11,6 +11,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,6 +269,7 @@ def _read_arms(stated: Mapping[str, Any], arrays: bytes) -> dict[Arm, ArmLosses]
     }
 
 
+@lru_cache(maxsize=64)
 def _array_header(dtype: str, length: int) -> bytes:
     if not 0 <= length <= MAX_WINDOWS:
         raise bad_arrays(f"{length} windows are more than {MAX_WINDOWS}")

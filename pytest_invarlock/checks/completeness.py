@@ -102,9 +102,9 @@ def _short_arm(facts: Facts, arm: str, losses: ArmLosses) -> str | None:
 
 
 def _non_finite(check: str, facts: Facts, outcome: Outcome) -> CheckDecision | None:
-    arms = facts.arms.values()
-    baseline = sum(_n_unusable(arm.baseline_nll, arm.tokens) for arm in arms)
-    subject = sum(_n_unusable(arm.subject_nll, arm.tokens) for arm in arms)
+    baseline, subject = _unusable(facts)
+    if not baseline and not subject:
+        return None
     windows = sum(len(arm.tokens) for arm in facts.arms.values())
     if baseline:
         return CheckDecision(
@@ -112,14 +112,22 @@ def _non_finite(check: str, facts: Facts, outcome: Outcome) -> CheckDecision | N
             f"the baseline's loss is not finite on {baseline} of {windows} windows",
             {"n_baseline_non_finite": baseline, "n_windows": windows},
         )  # fmt: skip
-    if subject:
-        word = "INCONCLUSIVE: " if outcome is Outcome.INCONCLUSIVE else ""
-        return CheckDecision(
-            check, outcome, "non_finite",
-            f"{word}the subject's loss is not finite on {subject} of {windows} windows",
-            {"n_non_finite": subject, "n_windows": windows},
-        )  # fmt: skip
-    return None
+    word = "INCONCLUSIVE: " if outcome is Outcome.INCONCLUSIVE else ""
+    return CheckDecision(
+        check, outcome, "non_finite",
+        f"{word}the subject's loss is not finite on {subject} of {windows} windows",
+        {"n_non_finite": subject, "n_windows": windows},
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _unusable(facts: Facts) -> tuple[int, int]:
+    """Windows without a usable loss of the baseline, and of the subject."""
+    arms = facts.arms.values()
+    return (
+        sum(_n_unusable(arm.baseline_nll, arm.tokens) for arm in arms),
+        sum(_n_unusable(arm.subject_nll, arm.tokens) for arm in arms),
+    )
 
 
 def _n_unusable(nll: NDArray[np.float64], tokens: NDArray[np.int64]) -> int:

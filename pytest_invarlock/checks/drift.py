@@ -6,19 +6,18 @@ import math
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.checks.completeness import unfit
+from pytest_invarlock.checks.loss_sums import loss_sums
 from pytest_invarlock.checks.ratio_numbers import exp, finite
 from pytest_invarlock.checks.same_model import same_model
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import DataError
-from pytest_invarlock.stats import document_sums
 from pytest_invarlock.stats.drift import DriftStatistics, drift
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.policy.metric_limits import DriftLimits
-    from pytest_invarlock.records import ArmLosses, Facts
-    from pytest_invarlock.stats import DocumentSums
+    from pytest_invarlock.records import Facts
 
 CHECK = "drift"
 
@@ -41,8 +40,8 @@ def drift_check(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
     limits = policy.drift
     try:
         found = drift(
-            _sums(facts.arms["preview"]),
-            _sums(facts.arms["final"]),
+            loss_sums(facts.arms["preview"]),
+            loss_sums(facts.arms["final"]),
             band_delta=math.log(limits.band),
             fail_alpha=limits.fail_alpha,
             warn_alpha=limits.warn_alpha,
@@ -52,10 +51,6 @@ def drift_check(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             CHECK, Outcome.INCONCLUSIVE, error.code.lower(), f"INCONCLUSIVE: {error.cause}"
         )
     return _judge(found, limits)
-
-
-def _sums(arm: ArmLosses) -> DocumentSums:
-    return document_sums(arm.baseline_nll, arm.subject_nll, arm.tokens, arm.documents)
 
 
 def _judge(found: DriftStatistics, limits: DriftLimits) -> CheckDecision:

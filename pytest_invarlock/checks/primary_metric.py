@@ -9,6 +9,7 @@ from pytest_invarlock.checks.accuracy import accuracy
 from pytest_invarlock.checks.bounds import judge_interval
 from pytest_invarlock.checks.completeness import unfit
 from pytest_invarlock.checks.floors import documents_short, tokens_short
+from pytest_invarlock.checks.loss_sums import loss_sums
 from pytest_invarlock.checks.noise import limit_below_noise
 from pytest_invarlock.checks.ratio_numbers import (
     exp,
@@ -22,7 +23,7 @@ from pytest_invarlock.checks.sequential import sequential_ratio
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import DataError
 from pytest_invarlock.plan import METRICS
-from pytest_invarlock.stats import document_sums, ratio_bounds
+from pytest_invarlock.stats import ratio_bounds
 
 if TYPE_CHECKING:
     from pytest_invarlock.checks.divergence import Numbers
@@ -90,7 +91,7 @@ def _bounded(facts: Facts, policy: DecisionPolicy, final: ArmLosses) -> CheckDec
         return CheckDecision(
             CHECK, Outcome.INCONCLUSIVE, error.code.lower(), f"INCONCLUSIVE: {error.cause}"
         )
-    spread = spread_numbers(final, document_sums(*losses), limits)
+    spread = spread_numbers(final, loss_sums(final), limits)
     if bounds.degenerate in ("identical", "constant"):
         # What is left between documents is rounding, which correlates with nothing.
         spread |= {"icc": None, "design_effect": None}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_invarlock.checks.floors import documents_short
+from pytest_invarlock.checks.loss_sums import loss_sums
 from pytest_invarlock.checks.ratio_numbers import exp, finite, point_numbers, spread_numbers
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import ConfigError, DataError
-from pytest_invarlock.stats import document_sums
 from pytest_invarlock.stats.sequential import (
     FIRST_LOOK,
     RHO,
@@ -64,7 +64,7 @@ def sequential_ratio(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
             f"the final arm has more documents than the {planned} that are said to be planned",
         )  # fmt: skip
     try:
-        sums = document_sums(final.baseline_nll, final.subject_nll, final.tokens, final.documents)
+        sums = loss_sums(final)
         means = document_means(final.window_difference, final.documents)
         rule = _decisive_rule(facts, policy)
         found = sequential(

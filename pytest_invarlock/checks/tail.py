@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_invarlock.checks.completeness import unfit
+from pytest_invarlock.checks.loss_sums import loss_sums
 from pytest_invarlock.checks.same_model import same_model
 from pytest_invarlock.checks.sequential import tail_rule
 from pytest_invarlock.decision import CheckDecision, Outcome
 from pytest_invarlock.errors import DataError
-from pytest_invarlock.stats import document_sums
 from pytest_invarlock.stats.tail import TailStatistics, document_means, tail
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def tail_check(facts: Facts, policy: DecisionPolicy) -> CheckDecision:
 def _differences(arm: ArmLosses) -> tuple[FloatArray, FloatArray]:
     """Loss differences of windows and means of documents, nats per token."""
     # Refuses what no difference can be taken of.
-    document_sums(arm.baseline_nll, arm.subject_nll, arm.tokens, arm.documents)
+    loss_sums(arm)
     return arm.window_difference, document_means(arm.window_difference, arm.documents)
 
 

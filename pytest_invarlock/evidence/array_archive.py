@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import EvidenceError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # .ZIP application note 6.3.9: sections 4.3.7 (local header), 4.3.12 (directory), 4.3.16 (its end).
-_LOCAL = struct.Struct("<4s22x2H")
+_LOCAL = struct.Struct("<4s2x2H4xI8x2H")
 _END = struct.Struct("<4s4x2HIIH")
 _LOCAL_BYTES, _ENTRY_BYTES, _END_BYTES = 30, 46, 22
 
@@ -39,8 +40,7 @@ def read_members(data: bytes, sizes: Mapping[str, int]) -> dict[str, bytes]:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
             if sorted(member.filename for member in members) != sorted(sizes):
                 raise bad_arrays("holds other arrays than the record states")
-            _check_layout(data, members, sizes)
-            return {member.filename: archive.read(member) for member in members}
+            return _contents(data, members, sizes)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise bad_arrays("is not a readable .npz archive") from error
 
@@ -66,8 +66,11 @@ def _check_directory(data: bytes, sizes: Mapping[str, int]) -> None:
         raise bad_arrays("holds more than its arrays")
 
 
-def _check_layout(data: bytes, members: list[zipfile.ZipInfo], sizes: Mapping[str, int]) -> None:
-    """Whether the members lie one after the other, from the first byte to their directory."""
+def _contents(
+    data: bytes, members: list[zipfile.ZipInfo], sizes: Mapping[str, int]
+) -> dict[str, bytes]:
+    """The members' bytes, which lie one after the other, from the first byte to the directory."""
+    found: dict[str, bytes] = {}
     position = 0
     for member in members:
         name = member.filename
@@ -79,10 +82,16 @@ def _check_layout(data: bytes, members: list[zipfile.ZipInfo], sizes: Mapping[st
         header = data[position : position + _LOCAL_BYTES]
         if member.header_offset != position or len(header) < _LOCAL_BYTES:
             raise bad_arrays(f"{name} does not begin where the array before it ends")
-        mark, n_name, n_extra = _LOCAL.unpack(header)
-        if mark != b"PK\x03\x04" or n_name != len(name) or n_extra:
+        mark, flags, method, checksum, n_name, n_extra = _LOCAL.unpack(header)
+        start = position + _LOCAL_BYTES + n_name
+        stated = data[position + _LOCAL_BYTES : start]
+        if mark != b"PK\x03\x04" or stated != name.encode() or n_extra or flags or method:
             raise bad_arrays(f"{name} has another header than we write")
-        position += _LOCAL_BYTES + n_name + sizes[name]
+        position = start + sizes[name]
+        found[name] = data[start:position]
+        if not zlib.crc32(found[name]) == member.CRC == checksum:
+            raise bad_arrays(f"{name} does not have the checksum that the archive states")
     directory = len(data) - _END_BYTES - sum(_ENTRY_BYTES + len(name) for name in sizes)
     if position != directory:
         raise bad_arrays("holds bytes that belong to no array")
+    return found

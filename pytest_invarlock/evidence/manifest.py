@@ -9,10 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
-
-from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.layout import (
@@ -26,7 +23,7 @@ from pytest_invarlock.evidence.layout import (
 from pytest_invarlock.evidence.limits import MAX_MANIFEST_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.quick_schema import Predicate, quick_accept
+from pytest_invarlock.policy.quick_schema import quick_look
 from pytest_invarlock.policy.resources import schema
 
 DEFAULT_REFERENCES: Mapping[str, str] = {
@@ -186,17 +183,13 @@ def _from_document(document: dict[str, Any]) -> Manifest:
     )
 
 
-@cache
-def _checks() -> tuple[Predicate, Draft202012Validator]:
-    """The quick look, and the validator that alone refuses: a manifest lists every file."""
-    return quick_accept(schema("manifest")), Draft202012Validator(schema("manifest"))
-
-
 def _check(document: Any) -> None:
-    accepts, validator = _checks()
-    if accepts(document):
+    if quick_look("manifest")(document):
         return
-    error = next(iter(validator.iter_errors(document)), None)
+    # It alone refuses, and takes a while to import.
+    from jsonschema.validators import Draft202012Validator
+
+    error = next(iter(Draft202012Validator(schema("manifest")).iter_errors(document)), None)
     if error is not None:
         # A message may quote the whole document, whose text is the pack's author's.
         raise _error("MANIFEST_SCHEMA", f"{error.json_path}: {ascii(error.message)[1:-1][:200]}")

@@ -109,7 +109,7 @@ def read_source(pack: VerifiedPack) -> Source:
             for path in filter(RECORD_NAME.fullmatch, pack.names())
         ),
         presets={
-            model: pack.read_json(path) if path in pack.names() else None
+            model: pack.read_json(path) if pack.holds(path) else None
             for model, path in paths.items()
         },
         permissions=Permissions(allowed["allow_network"], allowed["allow_remote_code"]),

@@ -17,7 +17,7 @@ def merged_note(pack: VerifiedPack) -> list[Finding]:
     Records and verdict are derived again as in any pack; that the sources were verified is what
     whoever merged them says.
     """
-    if MERGED not in pack.names():
+    if not pack.holds(MERGED):
         return []
     sources = pack.read_json(MERGED)["packs"]
     digests = [source["pack_digest"] for source in sources]

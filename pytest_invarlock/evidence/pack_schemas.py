@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.calibration.preset_file import FOLDER
@@ -12,7 +11,7 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.strict_json import loads
 from pytest_invarlock.policy.calibrated_preset import PREFIX
-from pytest_invarlock.policy.quick_schema import Predicate, quick_accept
+from pytest_invarlock.policy.quick_schema import quick_look
 from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.signal_summary import SUMMARIES
 
@@ -89,27 +88,19 @@ def _form(
     return None if problem is None else Finding("SCHEMA", Stage.SCHEMA, path, problem)
 
 
-@cache
-def _checks(schema_name: str) -> tuple[Predicate, Any]:
-    """The quick look at a schema, and the validator that alone refuses; made once."""
-    wanted = schema(schema_name)
-    return quick_accept(wanted), strict_validator()(wanted)
-
-
 def _schema_problem(
     pack: VerifiedPack,
     path: str,
     schema_name: str,
     keep: Callable[[Any], None],
 ) -> str | None:
-    if path not in pack.names():
+    if not pack.holds(path):
         return "is missing from the pack"
     value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
     keep(value)
-    accepts, validator = _checks(schema_name)
-    if accepts(value):
+    if quick_look(schema_name)(value):
         return None
-    broken = next(validator.iter_errors(value), None)
+    broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
     if broken is None:
         return None
     return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"

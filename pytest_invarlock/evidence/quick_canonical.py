@@ -14,11 +14,11 @@ import re
 import rfc8785
 
 _STRING = re.compile(r'("(?:[^"\\]++|\\.)*+")')
-_BEYOND = re.compile("[\U00010000-\U0010ffff]")
 # What the two writers write alike needs no look: no exponent, and a fraction other than .0.
 _NO_FRACTION = re.compile(r"\.0(?!\d)")
 _MINUS_ZERO = re.compile(r"-0(?![\d.])")
-_EXPONENT = re.compile(r"(?<![\d.])-?\d++(?:\.\d++)?e[+-]\d+")
+_EXPONENT = re.compile(r"e(?=[+-])")
+_DIGITS = "0123456789"
 _GAP = "\x00"
 
 
@@ -30,23 +30,35 @@ def quick_canonical(value: object) -> bytes:
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
-    if not text.isascii() and _BEYOND.search(text):
+    if not text.isascii() and len(text.encode("utf-16-le")) > 2 * len(text):
         return rfc8785.dumps(value)  # type: ignore[arg-type]
-    parts = _STRING.split(text)
+    # Where nothing is escaped, every other quote ends a string.
+    parts, quote = (_STRING.split(text), "") if "\\" in text else (text.split('"'), '"')
     # Between strings stand numbers and signs only, so that a control character can part them.
     between = _NO_FRACTION.sub("", _GAP.join(parts[::2]))
     if "-0" in between:
         between = _MINUS_ZERO.sub("0", between)
     if "e-" in between or "e+" in between:
-        between = _EXPONENT.sub(_plain, between)
+        between = _without_exponents(between)
     parts[::2] = between.split(_GAP)
-    return "".join(parts).encode()
+    return quote.join(parts).encode()
 
 
-def _plain(match: re.Match[str]) -> str:
-    """A number with an exponent as ECMAScript writes it: plain from 1e-6 up to 1e21."""
-    mantissa, _, power = match[0].partition("e")
-    exponent = int(power)
+def _without_exponents(text: str) -> str:
+    """``text`` with each number that has an exponent as ECMAScript writes it."""
+    before, *rest = _EXPONENT.split(text)
+    pieces = []
+    for after in rest:
+        # A pattern for the mantissa would be tried at every digit; most numbers have no exponent.
+        start = len(before.rstrip(_DIGITS + ".-"))
+        end = len(after) - len(after[1:].lstrip(_DIGITS))
+        pieces += [before[:start], _plain(before[start:], int(after[:end]))]
+        before = after[end:]
+    return "".join((*pieces, before))
+
+
+def _plain(mantissa: str, exponent: int) -> str:
+    """A number as ECMAScript writes it: without an exponent from 1e-6 up to 1e21."""
     if not -7 < exponent < 21:
         return f"{mantissa}e{exponent:+d}"
     sign = "-" if mantissa.startswith("-") else ""

@@ -184,7 +184,7 @@ def _read_record(
     pack: VerifiedPack, path: str, document: Mapping[str, Any], policies: Policies
 ) -> tuple[Record, DecisionPolicy]:
     arrays = path.replace(".record.json", ".npz")
-    if arrays not in pack.names():
+    if not pack.holds(arrays):
         raise EvidenceError("its arrays are missing", remedy="", code="RECORD_ARRAYS")
     record = record_from_bytes(document, pack.read(arrays))
     facts = record.facts
@@ -218,7 +218,7 @@ def _compare_verdict(
     if different:
         return findings + different
     page = verdict_file_text(verdict).encode()
-    if VERDICT_TEXT not in pack.names() or pack.read(VERDICT_TEXT) != page:
+    if not pack.holds(VERDICT_TEXT) or pack.read(VERDICT_TEXT) != page:
         findings.append(_mismatch(VERDICT_TEXT, "is not the verdict's text"))
     return findings
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Record
 
-_LINE_START = re.compile(rb"\n *")
 FROM_RECORD = "does not follow from its record"
 
 
@@ -49,7 +47,7 @@ def compared_reports(
 ) -> list[Finding]:
     """Findings on the certificate of a record, its page, its runtime manifest and its probes."""
     path = report_path(record)
-    if path not in pack.names():
+    if not pack.holds(path):
         return [_finding("REPORT_MISSING", path, "a record has no certificate")]
     expected = make_certificate(
         record, policy, run_id=metadata.run_id, decision=decision, validate=False
@@ -59,11 +57,11 @@ def compared_reports(
     if found is not None:
         page = beside(path, PAGE)
         text = page_of(found, signed=metadata.signed)
-        if page not in pack.names() or pack.read(page) != text:
+        if not pack.holds(page) or pack.read(page) != text:
             findings.append(_mismatch(page, "is not its certificate's text"))
     findings += _compared_runtime(pack, record, encoded, metadata)
     for name, probe_path in probe_paths(record, metadata.scenarios):
-        if probe_path not in pack.names():
+        if not pack.holds(probe_path):
             findings.append(_finding("PROBE_MISSING", probe_path, "its scenario asks for it"))
             continue
         probe = make_probe(name, record, policy, run_id=metadata.run_id, decision=decision)
@@ -79,7 +77,8 @@ def _compared_certificate(
     What is to the letter as it is written of a record that fits its schema needs no look at its
     own; any other is held against the schema before it is compared number by number.
     """
-    if _as_written(expected) == _LINE_START.sub(b"", encoded):
+    lines = [line.lstrip(b" ") for line in encoded.split(b"\n")]
+    if _as_written(expected) == b"".join(lines):
         return [], expected
     found = read_checked(pack, path, "certificate")
     if isinstance(found, Finding):
@@ -98,7 +97,7 @@ def _compared_runtime(
     pack: VerifiedPack, record: Record, certificate_bytes: bytes, metadata: PackMetadata
 ) -> list[Finding]:
     path = beside(report_path(record), FILE_NAME)
-    if path not in pack.names():
+    if not pack.holds(path):
         # Whether that is refused is the caller's to say: `demands.unassured_reports`.
         return []
     expected = manifest_of(certificate_bytes, record, metadata.environment)

@@ -22,6 +22,7 @@ _BOM = b"\xef\xbb\xbf"
 # Strings are consumed whole, so that brackets inside do not count; possessive: no backtracking.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -47,13 +48,15 @@ def loads(data: bytes, *, max_bytes: int, what: str = "JSON") -> Any:
         raise _too_large(what, f"holds more than {MAX_JSON_VALUES} values")
     if data.startswith(_BOM):
         raise _malformed(what, "starts with a byte order mark")
-    _check_depth(data, what)
+    # Where nothing is escaped, every other quote ends a string: what is between is structure.
+    outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
+    _check_depth(outside, what)
     try:
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique_keys,
             parse_constant=_refuse_constant,
-            parse_float=_finite_float,
+            parse_float=None if _short_and_finite(outside) else _finite_float,
             parse_int=_safe_integer,
         )
         if _SURROGATE_ESCAPE.search(data):
@@ -106,15 +109,24 @@ def pretty(value: Any) -> bytes:
     return text.encode() + b"\n"
 
 
-def _check_depth(data: bytes, what: str) -> None:
+def _check_depth(outside: bytes, what: str) -> None:
     depth = 0
-    for token in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
+    for token in outside.translate(None, _NO_BRACKETS):
         if token in b"[{":
             depth += 1
             if depth > MAX_JSON_DEPTH:
                 raise _too_large(what, f"is nested deeper than {MAX_JSON_DEPTH}")
         else:
             depth -= 1
+
+
+def _short_and_finite(outside: bytes) -> bool:
+    """Whether no fraction outside strings can be too long or overflow, without a look at each.
+
+    Digits between two other signs are few, and no exponent but a negative one is stated.
+    """
+    zeros = outside.translate(_ZEROS)
+    return not any(sign in zeros for sign in (b"0" * (MAX_NUMBER_LENGTH // 4), b"E", b"e+", b"e0"))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

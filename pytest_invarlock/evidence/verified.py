@@ -29,10 +29,19 @@ class VerifiedPack:
     signed_by: str | None
     _files: Mapping[str, PackFile] = field(repr=False)
     _content: Content = field(repr=False)
+    _names: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", tuple(sorted(self._files)))
 
     def names(self) -> tuple[str, ...]:
         """The sorted paths of all files but the envelope."""
-        return tuple(sorted(self._files))
+        # Asked for once or more for every file; the files do not change.
+        return self._names
+
+    def holds(self, path: str) -> bool:
+        """Whether ``path`` is one of the `names`."""
+        return path in self._files
 
     def size_bytes(self, path: str) -> int:
         """The stated (and checked) size of ``path``; raises EvidenceError (MISSING_FILE)."""

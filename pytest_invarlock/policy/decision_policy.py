@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.policy.deploy_limits import DEPLOYABLE, DeployLimits, no_limits
-from pytest_invarlock.policy.guard_limits import guard_policy
+from pytest_invarlock.policy.guard_limits import GuardPolicy, guard_policy
 from pytest_invarlock.policy.guard_preparation import LOOSE_PROFILE
 from pytest_invarlock.policy.metric_limits import (
     AccuracyLimits,
@@ -136,6 +136,9 @@ class DecisionPolicy:
     minimum_signal_fraction: Mapping[str, float] = field(default_factory=dict)
     deployable: DeployLimits | None = None
     _digest: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    _limits: dict[str, GuardPolicy] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a scenario must be deployable and nothing says what that is."""
@@ -161,6 +164,13 @@ class DecisionPolicy:
                 remedy="decide with the policy the run was planned with",
                 code="UNKNOWN_SCENARIO",
             ) from None
+
+    def guard_limits(self, name: str) -> GuardPolicy:
+        """The limits of guard ``name``; raises ConfigError ``GUARD_LIMITS`` for what are none."""
+        # Every record of a run is judged by the same.
+        if name not in self._limits:
+            self._limits[name] = guard_policy(name, self.guards.get(name, {}))
+        return self._limits[name]
 
     def checks_of(self, expected: Expectation) -> tuple[str, ...]:
         """The checks of a scenario that must show ``expected``."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from pytest_invarlock.policy.resources import strict_validator
+from pytest_invarlock.policy.resources import schema, strict_validator
 
 Predicate = Callable[[Any], bool]
 
@@ -36,7 +37,7 @@ class UnknownKeyword(Exception):  # noqa: N818 - no error: the library takes suc
 
 
 def quick_accept(schema: Mapping[str, Any]) -> Predicate:
-    """Whether a value that `strict_json.loads` gave certainly satisfies ``schema``.
+    """Whether a value read from JSON or YAML certainly satisfies ``schema``.
 
     False says nothing: the library has to look. Counts are integers, as for `strict_validator`.
     """
@@ -44,6 +45,12 @@ def quick_accept(schema: Mapping[str, Any]) -> Predicate:
         return _Compiler(schema).compiled(schema)
     except UnknownKeyword:
         return lambda _: False
+
+
+@cache
+def quick_look(schema_name: str) -> Predicate:
+    """`quick_accept` of the shipped schema of that name, made once."""
+    return quick_accept(schema(schema_name))
 
 
 class _Compiler:
@@ -147,8 +154,9 @@ def _some(rules: Sequence[Predicate]) -> Predicate:
 def _by_library(schema: Mapping[str, Any]) -> Predicate:
     if '"$ref"' in json.dumps(schema):
         raise UnknownKeyword("$ref")
-    validator = strict_validator()(schema)
-    return lambda value: bool(validator.is_valid(value))
+    # Made when it is first asked: few documents hold what needs it, and its import takes a while.
+    validator = cache(lambda: strict_validator()(schema))
+    return lambda value: bool(validator().is_valid(value))
 
 
 def _dependent(wanted: Mapping[str, list[str]]) -> Predicate:
@@ -161,7 +169,10 @@ def _dependent(wanted: Mapping[str, list[str]]) -> Predicate:
 def _type(value: Any) -> Predicate:
     names = [value] if isinstance(value, str) else value
     allowed = frozenset(one for name in names for one in _TYPES[name])
-    return lambda v: type(v) in allowed
+    if float not in allowed:
+        return lambda v: type(v) in allowed
+    # Of NaN and the infinities, which YAML has, the difference is NaN.
+    return lambda v: type(v) in allowed and (type(v) is not float or v - v == 0.0)
 
 
 def _enum(values: list[Any]) -> Predicate:

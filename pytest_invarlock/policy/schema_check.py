@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
-
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.policy.nearest import nearest
+from pytest_invarlock.policy.quick_schema import quick_look
 from pytest_invarlock.policy.resources import schema, strict_validator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from jsonschema import ValidationError
 
     from pytest_invarlock.policy.yaml_document import YamlDocument
 
@@ -36,6 +37,8 @@ class SchemaViolation:
 
 def schema_violations(document: YamlDocument, schema_name: str) -> list[SchemaViolation]:
     """Every violation of ``schema_name``, topmost first, each unknown key by itself."""
+    if quick_look(schema_name)(document.value):
+        return []
     validator = strict_validator()(schema(schema_name))
     errors = sorted(
         validator.iter_errors(document.value),
@@ -47,9 +50,7 @@ def schema_violations(document: YamlDocument, schema_name: str) -> list[SchemaVi
     return [violation for error in errors for violation in _violations(document, error)]
 
 
-def _violations(
-    document: YamlDocument, error: jsonschema.ValidationError
-) -> Iterator[SchemaViolation]:
+def _violations(document: YamlDocument, error: ValidationError) -> Iterator[SchemaViolation]:
     path = tuple(error.absolute_path)
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = sorted(_properties(error))
@@ -68,11 +69,11 @@ def _violations(
     yield SchemaViolation(path, wrong, False)
 
 
-def _rules(error: jsonschema.ValidationError) -> Mapping[str, Any]:
+def _rules(error: ValidationError) -> Mapping[str, Any]:
     return error.schema if isinstance(error.schema, Mapping) else {}
 
 
-def _properties(error: jsonschema.ValidationError) -> dict[str, Any]:
+def _properties(error: ValidationError) -> dict[str, Any]:
     properties = _rules(error).get("properties", {})
     return properties if isinstance(properties, dict) else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -18,12 +19,13 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# No slots: what is derived is kept, and has to lie somewhere.
+@dataclass(frozen=True, eq=False)
 class DocumentSums:
     """Loss differences and token weights summed over the windows of each document.
 
     The estimate is the ratio of sums θ = Σ S_j / Σ W_j; all spread is taken between documents.
-    Everything else is derived on access, in O(n_documents).
+    Everything else is derived on access, in O(n_documents), and kept where others need it.
 
     Args:
         weighted_difference: S_j = Σ w·d, float64 (n_documents,), nats.
@@ -66,27 +68,27 @@ class DocumentSums:
         """Number of documents D."""
         return int(self.weight.size)
 
-    @property
+    @cached_property
     def total_weight(self) -> float:
         """Σ W_j in tokens, correctly rounded."""
         return math.fsum(self.weight)
 
-    @property
+    @cached_property
     def delta(self) -> float:
         """Mean loss difference θ = Σ S_j / Σ W_j in nats per token."""
         return math.fsum(self.weighted_difference) / self.total_weight
 
-    @property
+    @cached_property
     def share(self) -> FloatArray:
         """Leverage h_j = W_j / Σ W of each document, float64 (n_documents,)."""
         return self.weight / self.total_weight
 
-    @property
+    @cached_property
     def residual(self) -> FloatArray:
         """S_j − θ·W_j, float64 (n_documents,), nats; sums to zero."""
         return self.weighted_difference - self.delta * self.weight
 
-    @property
+    @cached_property
     def contribution(self) -> FloatArray:
         """Linearised z_j = (S_j − θ·W_j) / Σ W, float64 (n_documents,), nats per token.
 

@@ -91,7 +91,12 @@ def counts_in_chunks(seed: bytes, replicates: int, n: int) -> Iterator[NDArray[n
 def _counts(words: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     rows = words.shape[0]
     # Shifts rather than a view as uint32: a view would depend on the machine's byte order.
-    halves = np.stack((words & _LOW_HALF, words >> _HALF_BITS), axis=2).reshape(rows, -1)[:, :n]
-    drawn = ((halves * np.uint64(n)) >> _HALF_BITS).astype(np.int64)
-    cells = drawn + n * np.arange(rows, dtype=np.int64)[:, None]
-    return np.bincount(cells.ravel(), minlength=rows * n).reshape(rows, n).astype(np.int64)
+    halves = np.empty((rows, 2 * words.shape[1]), dtype=np.uint64)
+    np.bitwise_and(words, _LOW_HALF, out=halves[:, 0::2])
+    np.right_shift(words, _HALF_BITS, out=halves[:, 1::2])
+    halves *= np.uint64(n)
+    halves >>= _HALF_BITS
+    drawn = halves[:, :n].astype(np.int64)
+    drawn += n * np.arange(rows, dtype=np.int64)[:, None]
+    found = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+    return found.astype(np.int64, copy=False)

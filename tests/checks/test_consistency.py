@@ -236,9 +236,12 @@ def test_a_destroyed_subject_contradicts_nothing(value: float) -> None:
 def test_losses_beyond_reckoning_count_as_not_finite(loss: float) -> None:
     made = facts()
     made.arms["final"].subject_nll[3] = loss * TOKENS if loss < 1e300 else loss
-    assert (metric(made).outcome, metric(made).reason) == (Outcome.FAIL, "non_finite")
-    made.arms["final"].baseline_nll[3] = made.arms["final"].subject_nll[3]
-    assert metric(made).reason == "baseline_non_finite"
+    decided = metric(made)
+    assert (decided.outcome, decided.reason) == (Outcome.FAIL, "non_finite")
+    both = facts()
+    both.arms["final"].baseline_nll[3] = made.arms["final"].subject_nll[3]
+    both.arms["final"].subject_nll[3] = made.arms["final"].subject_nll[3]
+    assert metric(both).reason == "baseline_non_finite"
 
 
 def test_sequential_arms_stay_equal() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import date
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +12,29 @@ from hypothesis import strategies as st
 from pytest_invarlock.policy.quick_schema import quick_accept
 from pytest_invarlock.policy.resources import names, schema, strict_validator
 
+# YAML has NaN, infinities and dates besides what JSON has.
 scalars = st.sampled_from(
-    [None, True, False, 0, 1, -1, 64, 64.0, 1.0, 0.5, "", "a", "ab", "sha256:0", "x" * 9]
+    [
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        64,
+        64.0,
+        1.0,
+        0.5,
+        math.nan,
+        math.inf,
+        -math.inf,
+        date(2026, 1, 1),
+        "",
+        "a",
+        "ab",
+        "sha256:0",
+        "x" * 9,
+    ]
 )
 values = st.recursive(
     scalars,
