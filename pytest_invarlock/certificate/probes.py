@@ -26,12 +26,22 @@ if TYPE_CHECKING:
 
 FILES: Mapping[str, str] = {"rmt": "rmt_probe.json", "variance": "ve_probe.json"}
 """The file of each probe, by the guard whose evidence it is made of."""
+Told = Mapping[tuple[str | None, str], Mapping[str, Any]]
 SCHEMAS: Mapping[str, str] = {"rmt": "rmt_probe", "variance": "ve_probe"}
 
 
 def probes_of(scenarios: Iterable[Mapping[str, Any]], model: str, scenario: str) -> tuple[str, ...]:
     """The probes that a scenario of ``model`` asks for, of the scenarios as a plan tells them."""
-    told = {(entry.get("model"), entry["scenario"]): entry for entry in scenarios}
+    return probes_asked(by_model_and_name(scenarios), model, scenario)
+
+
+def by_model_and_name(scenarios: Iterable[Mapping[str, Any]]) -> Told:
+    """Scenarios as a plan tells them, by model, None for those of every model, and name."""
+    return {(entry.get("model"), entry["scenario"]): entry for entry in scenarios}
+
+
+def probes_asked(told: Told, model: str, scenario: str) -> tuple[str, ...]:
+    """As `probes_of`, of scenarios that are `by_model_and_name`."""
     entry = told.get((model, scenario), told.get((None, scenario), {}))
     return tuple(entry.get("probes", ()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pytest_invarlock.certificate.tables import (
@@ -69,6 +70,7 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@lru_cache(maxsize=1024)
 def _plain(text: str) -> str:
     """``text`` in one line that neither ends a table's cell nor begins an HTML tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -5,7 +5,7 @@ Sealing writes these bytes and verification makes them again; nothing of either 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from pytest_invarlock.calibration.preset_file import preset_path
 from pytest_invarlock.calibration.requirement import with_calibrations
 from pytest_invarlock.certificate import make_certificate, render_certificate_markdown
 from pytest_invarlock.certificate.probes import FILES as PROBE_FILES
-from pytest_invarlock.certificate.probes import make_probe, probes_of
+from pytest_invarlock.certificate.probes import Told, by_model_and_name, make_probe, probes_asked
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
 from pytest_invarlock.decide import decide
 from pytest_invarlock.evidence.attestation import attestation_files
@@ -75,6 +75,16 @@ class PackMetadata:
     presets: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     release_review: bool = False
     signed: bool = False
+    _told: Told = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Every file of every record asks what its scenario was told."""
+        object.__setattr__(self, "_told", by_model_and_name(self.scenarios))
+
+    def probe_paths(self, record: Record) -> list[tuple[str, str]]:
+        """The name and path of each probe that the record's scenario asks for."""
+        names = probes_asked(self._told, record.facts.model, record.facts.scenario)
+        return [(name, beside(report_path(record), PROBE_FILES[name])) for name in names]
 
     @property
     def review(self) -> ReleaseReview | None:
@@ -195,7 +205,7 @@ def report_files(
         beside(path, PAGE): page_of(certificate, signed=metadata.signed),
         beside(path, FILE_NAME): pretty(manifest),
     }
-    for name, probe_path in probe_paths(record, metadata.scenarios):
+    for name, probe_path in metadata.probe_paths(record):
         probe = make_probe(name, record, policy, run_id=metadata.run_id, decision=decision)
         files[probe_path] = pretty(probe)
     return files
@@ -220,15 +230,6 @@ def manifest_of(
     return runtime_manifest(certificate_bytes, path, environment, plan_digest=plan)
 
 
-def probe_paths(
-    record: Record, scenarios: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[str, str]]:
-    """The name and path of each probe that the record's scenario asks for."""
-    facts = record.facts
-    for name in probes_of(scenarios, facts.model, facts.scenario):
-        yield name, beside(report_path(record), PROBE_FILES[name])
-
-
 def files_of_record(record: Record, metadata: PackMetadata) -> list[str]:
     """The paths of a record, its arrays, its certificate and what stands beside that."""
     path, report = record_path(record), report_path(record)
@@ -238,7 +239,7 @@ def files_of_record(record: Record, metadata: PackMetadata) -> list[str]:
         report,
         beside(report, PAGE),
         beside(report, FILE_NAME),
-        *(probe for _, probe in probe_paths(record, metadata.scenarios)),
+        *(probe for _, probe in metadata.probe_paths(record)),
     ]
 
 

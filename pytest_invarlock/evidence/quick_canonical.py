@@ -17,7 +17,9 @@ _STRING = re.compile(r'("(?:[^"\\]++|\\.)*+")')
 # What the two writers write alike needs no look: no exponent, and a fraction other than .0.
 _NO_FRACTION = re.compile(r"\.0(?!\d)")
 _MINUS_ZERO = re.compile(r"-0(?![\d.])")
-_EXPONENT = re.compile(r"e(?=[+-])")
+# Python writes exponents of two digits at least, from 1e-5 down and from 1e16 up.
+_WRITTEN_PLAIN = re.compile(r"e(?=-0[56]|\+(?:1[6-9]|20)(?!\d))")
+_EXPONENT_LENGTH = 3
 _DIGITS = "0123456789"
 _GAP = "\x00"
 
@@ -39,28 +41,26 @@ def quick_canonical(value: object) -> bytes:
     if "-0" in between:
         between = _MINUS_ZERO.sub("0", between)
     if "e-" in between or "e+" in between:
-        between = _without_exponents(between)
+        between = _ecmascript_exponents(between)
     parts[::2] = between.split(_GAP)
     return quote.join(parts).encode()
 
 
-def _without_exponents(text: str) -> str:
-    """``text`` with each number that has an exponent as ECMAScript writes it."""
-    before, *rest = _EXPONENT.split(text)
+def _ecmascript_exponents(text: str) -> str:
+    """``text`` with each number as ECMAScript writes it: plain from 1e-6 up to 1e21."""
+    for digit in "789":
+        text = text.replace(f"e-0{digit}", f"e-{digit}")
+    before, *rest = _WRITTEN_PLAIN.split(text)
     pieces = []
     for after in rest:
-        # A pattern for the mantissa would be tried at every digit; most numbers have no exponent.
+        # A pattern for the mantissa would be tried at every digit of every number.
         start = len(before.rstrip(_DIGITS + ".-"))
-        end = len(after) - len(after[1:].lstrip(_DIGITS))
-        pieces += [before[:start], _plain(before[start:], int(after[:end]))]
-        before = after[end:]
+        pieces += [before[:start], _plain(before[start:], int(after[:_EXPONENT_LENGTH]))]
+        before = after[_EXPONENT_LENGTH:]
     return "".join((*pieces, before))
 
 
 def _plain(mantissa: str, exponent: int) -> str:
-    """A number as ECMAScript writes it: without an exponent from 1e-6 up to 1e21."""
-    if not -7 < exponent < 21:
-        return f"{mantissa}e{exponent:+d}"
     sign = "-" if mantissa.startswith("-") else ""
     digits = mantissa.lstrip("-").replace(".", "")
     if exponent < 0:

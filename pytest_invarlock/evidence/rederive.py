@@ -22,7 +22,6 @@ from pytest_invarlock.evidence.pack_files import (
     PackMetadata,
     files_of_record,
     in_order,
-    probe_paths,
     record_path,
     run_verdict,
     verdict_document,
@@ -104,7 +103,7 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
             record, policy = _read_record(pack, path, document, policies)
             decision = decide(record.facts, policy)
             found = compared_reports(pack, record, decision, policy, metadata)
-            probes = [name for name, _ in probe_paths(record, metadata.scenarios)]
+            probes = [name for name, _ in metadata.probe_paths(record)]
             found += plan_findings(path, record.facts, policy, probes)
         except InvarlockError as error:
             findings.append(Finding(error.code, Stage.SEMANTICS, path, error.cause))

@@ -18,7 +18,6 @@ from pytest_invarlock.evidence.pack_files import (
     beside,
     manifest_of,
     page_of,
-    probe_paths,
     report_path,
 )
 from pytest_invarlock.evidence.pack_schemas import (
@@ -60,7 +59,7 @@ def compared_reports(
         if not pack.holds(page) or pack.read(page) != text:
             findings.append(_mismatch(page, "is not its certificate's text"))
     findings += _compared_runtime(pack, record, encoded, metadata)
-    for name, probe_path in probe_paths(record, metadata.scenarios):
+    for name, probe_path in metadata.probe_paths(record):
         if not pack.holds(probe_path):
             findings.append(_finding("PROBE_MISSING", probe_path, "its scenario asks for it"))
             continue
