@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
+# Hundreds of interpreters start below: each would compile the package, and perhaps torch, anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 CONTEXT = 128
 WHOLE_SUITE = 5000
 """More tests than a part of the suite has."""
