@@ -43,6 +43,15 @@ def warned(row: Row, kind: str) -> bool:
     return not alarmed(row, kind) and "warn" in row["verdicts"][kind].values()
 
 
+def basis_told(row: Row, kind: str) -> bool:
+    """Whether the one warning is spectral's, on a model that does have another basis.
+
+    Spectral warns of nothing else where the architecture is known: `basis_changed`.
+    """
+    warning = [guard for guard, word in row["verdicts"][kind].items() if word == "warn"]
+    return warned(row, kind) and warning == ["spectral"] and row["kind"] == "reparametrized"
+
+
 def count(rows: Iterable[Row], test: Callable[[Row], bool]) -> int:
     return sum(1 for row in rows if test(row))
 
