@@ -22,13 +22,14 @@ from pathlib import Path
 
 from overhead import _padded, bare_loop
 
-SEQ_LEN, WINDOWS, THREADS, BATCH = 128, 96, 1, 64
+# As many windows as the suite takes in continuous integration.
+SEQ_LEN, WINDOWS, THREADS, BATCH = 128, 200, 1, 64
 SUBJECTS, GOAL = 20, 1.6
 SUITE = """\
 extends: subset
 name: overhead
 models: ["{model}"]
-profile: dev
+profile: ci
 dataset: {{provider: pydoc, seq_len: {seq_len}, preview_n: {windows}, final_n: {windows}}}
 run: {{device: cpu, dtype: float32, threads: {threads}, batch_tokens: {tokens}}}
 minimum_signal_fraction: {{stress: 0, error: 0}}

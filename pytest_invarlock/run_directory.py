@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.path_names import slug
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.quick_schema import first_violation
 from pytest_invarlock.records import Record, record_from_bytes
 
 MAX_RECORD_BYTES = 64_000_000
@@ -196,7 +195,7 @@ def arrays_path(record_path: Path) -> Path:
 def read_record(path: Path) -> Record:
     """Read a record and its arrays from disk; raises EvidenceError where they do not agree."""
     document: Any = loads(path.read_bytes(), max_bytes=MAX_RECORD_BYTES)
-    problem = next(Draft202012Validator(schema("record")).iter_errors(document), None)
+    problem = first_violation("record", document)
     if problem is not None:
         raise EvidenceError(
             f"{path}: is no record of this version: {problem.message[:200]}",

@@ -10,7 +10,7 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.strict_json import loads
 from pytest_invarlock.policy.calibrated_preset import META, preset_name
-from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.quick_schema import first_violation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def read_presets(run: Path, models: Sequence[str]) -> dict[str, dict[str, Any]]:
     found = {model: read_preset(run, model) for model in models}
     presets = {model: preset for model, preset in found.items() if preset is not None}
     for model, preset in presets.items():
-        broken = next(strict_validator()(schema("calibrated_preset")).iter_errors(preset), None)
+        broken = first_violation("calibrated_preset", preset)
         if broken is not None:
             raise EvidenceError(
                 f"{preset_name(model)}.json: is no preset of this version: {broken.message[:200]}",

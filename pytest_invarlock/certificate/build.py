@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.certificate import sections
@@ -11,7 +10,7 @@ from pytest_invarlock.certificate.guard_sections import guard_sections
 from pytest_invarlock.certificate.identities import assert_identities
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.quick_schema import first_violation
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
@@ -62,17 +61,12 @@ def validate_certificate(certificate: Mapping[str, Any]) -> None:
 
     Counts are integers and numbers are finite there: ``64.0`` and NaN are refused.
     """
-    error = next(_validator().iter_errors(dict(certificate)), None)
+    error = first_violation("certificate", dict(certificate))
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or "certificate"
         raise EvidenceError(
             f"{where}: {error.message}", remedy="do not use it", code="CERTIFICATE_SCHEMA"
         )
-
-
-@cache
-def _validator() -> Any:
-    return strict_validator()(schema("certificate"))
 
 
 def _identity(facts: Facts, policy: DecisionPolicy) -> dict[str, Any]:

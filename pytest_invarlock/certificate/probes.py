@@ -17,7 +17,7 @@ from invarlock_guards.judge.variance_policy import VariancePolicy
 
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.quick_schema import first_violation
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
@@ -73,7 +73,7 @@ def make_probe(
         "check": _check(name, policy, decision or decide(facts, policy)),
         **found,
     }
-    error = next(strict_validator()(schema(SCHEMAS[name])).iter_errors(probe), None)
+    error = first_violation(SCHEMAS[name], probe)
     if error is not None:
         where = "/".join(map(str, error.absolute_path)) or FILES[name]
         raise EvidenceError(

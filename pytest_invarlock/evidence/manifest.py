@@ -23,8 +23,7 @@ from pytest_invarlock.evidence.layout import (
 from pytest_invarlock.evidence.limits import MAX_MANIFEST_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.plan import PlannedScenario
-from pytest_invarlock.policy.quick_schema import quick_look
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.quick_schema import first_violation
 
 DEFAULT_REFERENCES: Mapping[str, str] = {
     "environment": "metadata/environment.json",
@@ -184,12 +183,7 @@ def _from_document(document: dict[str, Any]) -> Manifest:
 
 
 def _check(document: Any) -> None:
-    if quick_look("manifest")(document):
-        return
-    # It alone refuses, and takes a while to import.
-    from jsonschema.validators import Draft202012Validator
-
-    error = next(iter(Draft202012Validator(schema("manifest")).iter_errors(document)), None)
+    error = first_violation("manifest", document)
     if error is not None:
         # A message may quote the whole document, whose text is the pack's author's.
         raise _error("MANIFEST_SCHEMA", f"{error.json_path}: {ascii(error.message)[1:-1][:200]}")

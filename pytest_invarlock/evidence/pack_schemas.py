@@ -11,8 +11,7 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.strict_json import loads
 from pytest_invarlock.policy.calibrated_preset import PREFIX
-from pytest_invarlock.policy.quick_schema import quick_look
-from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.quick_schema import first_violation
 from pytest_invarlock.signal_summary import SUMMARIES
 
 if TYPE_CHECKING:
@@ -98,9 +97,7 @@ def _schema_problem(
         return "is missing from the pack"
     value = loads(pack.read(path), max_bytes=MAX_DOCUMENT_BYTES)
     keep(value)
-    if quick_look(schema_name)(value):
-        return None
-    broken = next(strict_validator()(schema(schema_name)).iter_errors(value), None)
+    broken = first_violation(schema_name, value)
     if broken is None:
         return None
     return f"{'/'.join(map(str, broken.absolute_path)) or 'document'}: {broken.message[:300]}"

@@ -15,7 +15,7 @@ from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.findings import ExitStatus, Finding, Stage, VerifyReport
 from pytest_invarlock.evidence.plain_text import plain
 from pytest_invarlock.evidence.strict_json import digest, loads
-from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.quick_schema import first_violation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def verify_certificate(path: Path, options: VerifyOptions) -> CertificateReport:
     reached[Stage.PRESENCE] = "the file is there"
     findings += _demands(options)
     reached[Stage.SIGNATURE] = "unsigned"
-    broken = next(strict_validator()(schema("certificate")).iter_errors(value), None)
+    broken = first_violation("certificate", value)
     if broken is not None:
         where = "/".join(map(str, broken.absolute_path)) or "certificate"
         text = f"{where}: {broken.message[:300]}"

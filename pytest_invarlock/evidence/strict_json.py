@@ -82,11 +82,15 @@ def canonical(value: Any) -> bytes:
     try:
         return rfc8785.dumps(value)
     except (ValueError, RecursionError) as error:
-        raise EvidenceError(
-            f"value has no canonical JSON form: {error}",
-            remedy="use finite numbers, text keys, and text for integers beyond 2^53 - 1",
-            code="NOT_CANONICAL",
-        ) from error
+        raise _not_canonical(error) from error
+
+
+def _not_canonical(error: Exception) -> EvidenceError:
+    return EvidenceError(
+        f"value has no canonical JSON form: {error}",
+        remedy="use finite numbers, text keys, and text for integers beyond 2^53 - 1",
+        code="NOT_CANONICAL",
+    )
 
 
 def digest(value: Any) -> str:
@@ -104,9 +108,26 @@ def pretty(value: Any) -> bytes:
 
     Raises EvidenceError, code NOT_CANONICAL, for what :func:`loads` would not read back.
     """
-    canonical(value)
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
+    try:
+        _require_json(value)
+        text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        return text.encode() + b"\n"
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _not_canonical(error) from error
+
+
+def _require_json(value: Any) -> None:
+    """Raise ValueError for keys and integers that Python's own writer would let through."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"holds the key {key!r}, which is no text")
+            _require_json(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_json(item)
+    elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        raise ValueError(f"holds the integer {value}, beyond ±(2^53 - 1)")
 
 
 def _check_depth(outside: bytes, what: str) -> None:

@@ -11,9 +11,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.policy.resources import schema, strict_validator
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 Predicate = Callable[[Any], bool]
 
@@ -51,6 +54,22 @@ def quick_accept(schema: Mapping[str, Any]) -> Predicate:
 def quick_look(schema_name: str) -> Predicate:
     """`quick_accept` of the shipped schema of that name, made once."""
     return quick_accept(schema(schema_name))
+
+
+def first_violation(schema_name: str, value: Any) -> ValidationError | None:
+    """What jsonschema finds wrong with ``value`` first; None where it satisfies the schema.
+
+    Counts are integers and numbers finite, as for `strict_validator`.
+    """
+    if quick_look(schema_name)(value):
+        return None
+    found: ValidationError | None = next(_validator(schema_name).iter_errors(value), None)
+    return found
+
+
+@cache
+def _validator(schema_name: str) -> Any:
+    return strict_validator()(schema(schema_name))
 
 
 class _Compiler:

@@ -24,7 +24,7 @@ from pytest_invarlock.policy.metric_limits import (
     MetricLimits,
     TailLimits,
 )
-from pytest_invarlock.policy.resources import schema, strict_validator
+from pytest_invarlock.policy.quick_schema import first_violation
 from pytest_invarlock.policy.tiers import Tier, load_profile, load_tier
 from pytest_invarlock.policy.yaml_document import parse_yaml
 
@@ -189,7 +189,7 @@ def _read_policies(file: Path) -> list[dict[str, Any]]:
         raise _wrong(file, str(error)) from error
     if isinstance(value, dict) and value.get("format") == POLICY_FORMAT:
         value = {"format": POLICIES_FORMAT, "policies": [value]}
-    broken = next(strict_validator()(schema("policies")).iter_errors(value), None)
+    broken = first_violation("policies", value)
     if broken is not None:
         where = "/".join(map(str, broken.absolute_path)) or "document"
         raise _wrong(file, f"{where}: {broken.message[:200]}")
