@@ -284,6 +284,17 @@ class RescalingPlan:
         return {**self.rules.proposal_rules(), "remediate": self.remediate}
 
 
+def n_tried_windows(n_windows: int, guard_windows: int, *, lent: bool, sequential: bool) -> int:
+    """On how many windows of the preview arm, from its first, rescalings are tried.
+
+    On as many as the guards look at; on all where the arm lent the guards its own documents
+    (``lent``), or where the blocks it is measured in are those of a sequential rule.
+    """
+    if lent or sequential or guard_windows < 1:
+        return n_windows
+    return min(n_windows, guard_windows)
+
+
 @dataclass(frozen=True, slots=True)
 class MeasurementPlan:
     """Everything that changes what is measured, for every scenario of a run.

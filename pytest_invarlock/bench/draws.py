@@ -11,7 +11,7 @@ import numpy as np
 from pytest_invarlock.data import WindowSet, draw_windows, get_provider
 from pytest_invarlock.errors import ConfigError
 from pytest_invarlock.metrics.batches import Batch, BatchShape, make_batches
-from pytest_invarlock.plan import ARMS, Arm, Metric
+from pytest_invarlock.plan import ARMS, Arm, Metric, n_tried_windows
 from pytest_invarlock.stats.sequential import SequentialRule
 
 if TYPE_CHECKING:
@@ -117,20 +117,37 @@ class Draws:
     def blocks(self, draw: int, arm: Arm, baseline: LoadedModel) -> list[list[Batch]]:
         """The batches of an arm, in the blocks after which a sequential plan may stop.
 
-        Without a sequential rule one block holds the whole arm.
+        Without a sequential rule one block holds the whole arm; where rescalings are tried on a
+        part of the preview arm, that part is a block: a trial reads the very same batches.
         """
         if (draw, arm) not in self._blocks:
             windows = self.windows(draw, baseline)
             shape = batch_shape(baseline, self.plan.batch_tokens, windows.reading)
             self._blocks[draw, arm] = [
                 make_batches(windows.arms[arm], shape, device=baseline.device, among=among)
-                for among in self._members(windows)[arm]
+                for among in self._members(draw, windows)[arm]
             ]
         return self._blocks[draw, arm]
 
-    def _members(self, windows: WindowSet) -> dict[Arm, list[Sequence[int]]]:
+    def n_tried(self, draw: int, windows: WindowSet) -> int:
+        """On how many windows of a draw's preview arm, from its first, rescalings are tried."""
+        selection = self.plan.windows
+        return n_tried_windows(
+            len(windows.preview),
+            selection.guard_windows,
+            lent=self.is_given(draw) or selection.pool != "certification",
+            sequential=self.plan.sequential is not None,
+        )
+
+    def _members(self, draw: int, windows: WindowSet) -> dict[Arm, list[Sequence[int]]]:
         if self.plan.sequential is None:
-            return {arm: [range(len(windows.arms[arm]))] for arm in ARMS}
+            whole: dict[Arm, list[Sequence[int]]] = {
+                arm: [range(len(windows.arms[arm]))] for arm in ARMS
+            }
+            n = self.n_tried(draw, windows)
+            if self.plan.rescaling is not None and n < len(windows.preview):
+                whole["preview"] = [range(n), range(n, len(windows.preview))]
+            return whole
         rule = sequential_rule(self.plan.sequential, windows)
         final = _document_blocks(windows.final, rule.first_look)
         # The preview keeps pace in windows, so that both arms stay equal in count.

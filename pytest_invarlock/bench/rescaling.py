@@ -38,29 +38,36 @@ class RescalingTrial:
     """On what the proposals for a subject are tried.
 
     ``arms`` are the subject's losses without them, of the windows that were measured (sequential
-    mode may have stopped early); ``seen`` are documents of the preview arm that the guards
-    compared on; ``told`` takes the windows done and those in all.
+    mode may have stopped early); ``n_preview`` is how many windows of the preview arm, from its
+    first, they are tried on; ``seen`` are documents of it that the guards compared on; ``told``
+    takes the windows done and those in all.
     """
 
     plan: RescalingPlan
     windows: WindowSet
     arms: Mapping[Arm, PairedArm]
+    n_preview: int
     seen: frozenset[int]
     told: Callable[[int, int], None]
 
     def effect(self, model: torch.nn.Module, arm: Arm) -> dict[str, Any]:
         """What ``model`` gains on ``arm`` over the subject as it was measured, by document."""
         paired, windows = self.arms[arm], self.windows.arms[arm]
+        end = self.n_preview if arm == "preview" else len(windows)
+        batches = [batch for batch in paired.batches if max(batch.order) < end]
         places = np.sort([place for batch in paired.batches for place in batch.order])
         scores = score(
             model,
-            paired.batches,
+            batches,
             by_head=paired.by_head,
-            progress=lambda done: self.told(done, len(places)),
+            progress=lambda done: self.told(done, sum(len(batch.order) for batch in batches)),
         )
         without = paired.losses(windows)
-        gains = without.subject_nll - window_sums(scores.nll, paired.batches, len(windows))[places]
-        kept = [n for n, name in enumerate(without.documents.tolist()) if name not in self.seen]
+        gains = without.subject_nll - window_sums(scores.nll, batches, len(windows))[places]
+        kept = [
+            n for n, name in enumerate(without.documents.tolist())
+            if places[n] < end and name not in self.seen
+        ]  # fmt: skip
         if not kept:
             return {"ab": None, "ab_reason": GUARDS_OWN}
         return tried(
@@ -81,6 +88,7 @@ def rescaling_trial(
         plan=plan,
         windows=windows,
         arms=arms,
+        n_preview=bench.draws.n_tried(draw, windows),
         seen=frozenset(window.document for window in lent),
         told=lambda done, total: bench.progress("rescaling", done, total),
     )

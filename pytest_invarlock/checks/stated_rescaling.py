@@ -10,6 +10,7 @@ from invarlock_guards.judge.proposals import propose
 from invarlock_guards.judge.variance_policy import ProposalRules
 
 from pytest_invarlock.checks.ratio_numbers import exp
+from pytest_invarlock.plan import n_tried_windows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,14 +76,25 @@ def _sums(facts: Facts, arm: Arm, ab: Mapping[str, Any] | None) -> str | None:
     losses = facts.arms.get(arm)
     if losses is None:
         return f"a gain of rescalings on the {arm} arm, which was not measured"
+    windows = facts.plan["windows"]
+    # Ready-made windows lend some of their documents to the guards, and so do other pools.
+    lends = (facts.plan.get("source") or {}).get("provider") == "given"
+    lends = lends or windows.get("pool", "certification") != "certification"
+    n_windows = len(losses.tokens)
+    if arm == "preview":
+        n_windows = n_tried_windows(
+            n_windows,
+            windows.get("guard_windows", 0),
+            lent=lends,
+            sequential=facts.plan.get("sequential") is not None,
+        )
     tokens: dict[int, int] = {}
-    for name, count in zip(losses.documents.tolist(), losses.tokens.tolist(), strict=True):
+    for name, count in zip(
+        losses.documents[:n_windows].tolist(), losses.tokens[:n_windows].tolist(), strict=True
+    ):
         tokens[name] = tokens.get(name, 0) + count
     if len(set(ab["documents"])) < len(ab["documents"]):
         return "a gain of rescalings counts a document twice"
-    # Ready-made windows lend some of their documents to the guards, and so do other pools.
-    lends = (facts.plan.get("source") or {}).get("provider") == "given"
-    lends = lends or facts.plan["windows"].get("pool", "certification") != "certification"
     if not lends and set(ab["documents"]) != set(tokens):
         return f"the gain of rescalings is of other documents than the {arm} arm's"
     if any(tokens.get(k) != v for k, v in zip(ab["documents"], ab["tokens"], strict=True)):

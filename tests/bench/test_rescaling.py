@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MODEL = "builtin:llama"
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
-    windows=WindowSelection(64, 64, preview_windows=8, final_windows=8, guard_windows=2),
+    windows=WindowSelection(64, 64, preview_windows=8, final_windows=8, guard_windows=8),
     device="cpu", dtype="float32", threads=1, batch_tokens=512,
     rescaling=RescalingPlan(ProposalRules()),
 )  # fmt: skip
@@ -200,7 +200,7 @@ def test_weights_that_cannot_carry_a_scale_are_left_alone(
     subject, _ = lab.damaged(enlarged)
     monkeypatch.delattr(EditJournal, "write")
     trial = RescalingTrial(
-        RescalingPlan(FREE), lab.bench.windows(0), {}, frozenset(), lambda *_: None
+        RescalingPlan(FREE), lab.bench.windows(0), {}, 0, frozenset(), lambda *_: None
     )
     made = rescaling.remediate(replace(subject, **changes), {module: 0.9}, trial)
     assert (made["ab"], said in made["reason"]) == (None, True)

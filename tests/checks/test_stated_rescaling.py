@@ -169,6 +169,20 @@ def test_windows_that_are_lent_to_guards_are_left_out_of_a_gain(lends: dict[str,
     )
 
 
+def test_a_gain_is_of_as_many_windows_as_the_guards_look_at() -> None:
+    few = {"windows": record().plan["windows"] | {"guard_windows": 2}}
+    first = stated(ab={key: values[:1] for key, values in PREVIEW.items()})
+    assert rescaling_contradiction(first, record(**few)) is None
+    assert rescaling_contradiction(first, record()) is not None
+    other = "the gain of rescalings is of other documents than the preview arm's"
+    assert rescaling_contradiction(stated(), record(**few)) == other
+    # The blocks of a sequential plan are its own.
+    assert rescaling_contradiction(stated(), record(**few, sequential={})) is None
+    one = {"windows": record().plan["windows"] | {"guard_windows": 1}}
+    half = stated(ab={"documents": [10_010], "gains": [1.0], "tokens": [127]})
+    assert rescaling_contradiction(half, record(**one)) is None
+
+
 def test_the_ratio_while_a_remediation_stood() -> None:
     made, evidence = record(), stated()
     unmeasured = {"remediation": "not_measured", "a": 1}

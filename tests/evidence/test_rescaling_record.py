@@ -43,7 +43,7 @@ from pytest_invarlock.records import Facts, Record, record_from_bytes
 MODEL = "builtin:llama"
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
-    windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=2),
+    windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=8),
     device="cpu", dtype="float32", threads=1, batch_tokens=512,
     rescaling=RescalingPlan(ProposalRules(), remediate=True),
 )  # fmt: skip

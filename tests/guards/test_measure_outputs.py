@@ -17,10 +17,11 @@ from invarlock_guards.measure.branches import (
 from invarlock_guards.measure.feature_edge import WindowEdge, window_edge
 from invarlock_guards.measure.forced_branches import (
     _bits,
+    _by_window,
     _evenly,
     _fingerprint,
     _mask,
-    _window,
+    _unpadded,
 )
 from invarlock_guards.measure.recorded_batch import Keeper, RecordedBatch, Replay
 from invarlock_guards.measure.sublayers import ProjectionSite
@@ -69,6 +70,31 @@ def test_broken_numbers_are_counted_by_side() -> None:
     sums.add(torch.tensor([[1.0, math.inf]]), torch.tensor([[1.0, -math.inf]]))
     assert (sums.non_finite, sums.baseline_non_finite, sums.n_tokens) == (3, 2, 2)
     assert sums.statistics() == NONE
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 2**21])
+def test_windows_of_one_length_add_up_as_one_by_one(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invarlock_guards.measure.branch_evidence._ELEMENTS_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    baseline = torch.randn(5, 3, 7)
+    subject = baseline.clone()
+    subject[3:] += torch.randn(2, 3, 7)
+    infinite = baseline.clone()
+    infinite[1, 0, 0] = math.inf
+    for one, other in ((baseline, subject), (baseline, baseline), (infinite, infinite)):
+        sums, each = Agreement(), Agreement()
+        sums.add_windows(one, other)
+        for pair in zip(one, other, strict=True):
+            each.add(*pair)
+        y, changed = one.double(), other.double()
+        assert repr(sums) == repr(each)
+        assert (sums.n_tokens, sums.non_finite) == (15, int(y.isinf().sum()))
+        assert sums.baseline_non_finite == sums.non_finite
+        if not sums.non_finite:
+            assert sums.difference == pytest.approx(float((changed - y).square().sum()), rel=1e-12)
+            assert sums.product == pytest.approx(float((changed * y).sum()), rel=1e-12)
 
 
 def test_edges_of_a_site_are_told_window_by_window() -> None:
@@ -175,13 +201,13 @@ def test_masks_and_windows() -> None:
         )
     value = torch.arange(12.0).reshape(2, 3, 2)
     for given in (value, value.reshape(6, 2)):
-        assert _window(given, 2, 1, None, "m").tolist() == [[6, 7], [8, 9], [10, 11]]
-        assert _window(given, 2, 0, found, "m").tolist() == [[0, 1], [2, 3]]
+        assert _by_window(given, 2, None, "m")[1].tolist() == [[6, 7], [8, 9], [10, 11]]
+        assert _unpadded(_by_window(given, 2, found, "m")[0], found[0]).tolist() == [[0, 1], [2, 3]]
     with pytest.raises(BranchError) as refused:
-        _window(value, 5, 0, None, "m")
+        _by_window(value, 5, None, "m")
     assert str(refused.value) == "the output of m is not (windows, tokens, features)"
     with pytest.raises(BranchError) as refused:
-        _window(value, 2, 0, torch.ones(2, 4).bool(), "m")
+        _by_window(value, 2, torch.ones(2, 4).bool(), "m")
     assert str(refused.value) == "the output of m has 3 tokens a window, its mask 4"
 
 

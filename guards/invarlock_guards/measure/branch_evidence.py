@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from invarlock_guards.measure.branches import Branch, BranchPlan
     from invarlock_guards.measure.feature_edge import WindowEdge
 
+_ELEMENTS_AT_ONCE = 2**21
 _SMALLEST = 1e-30
 """Of a ratio, so that an output of zeros gives a large number and not an infinite one."""
 
@@ -33,26 +34,21 @@ class Agreement:
 
     def add(self, baseline: torch.Tensor, subject: torch.Tensor) -> None:
         """Add one window's outputs, (tokens, features) each."""
-        if subject.device.type == "mps":
-            baseline, subject = baseline.cpu(), subject.cpu()
-        y, other = baseline.double(), subject.double()
-        sums = torch.stack(
-            [
-                y.square().sum(),
-                other.square().sum(),
-                (other - y).square().sum(),
-                (other * y).sum(),
-                (~torch.isfinite(other)).sum().double(),
-                (~torch.isfinite(y)).sum().double(),
-            ]
-        ).tolist()
-        self.baseline += sums[0]
-        self.subject += sums[1]
-        self.difference += sums[2]
-        self.product += sums[3]
-        self.non_finite += int(sums[4])
-        self.baseline_non_finite += int(sums[5])
-        self.n_tokens += len(y)
+        self.add_windows(baseline.unsqueeze(0), subject.unsqueeze(0))
+
+    def add_windows(self, baseline: torch.Tensor, subject: torch.Tensor) -> None:
+        """Add windows of one length, (windows, tokens, features) each, one after the other."""
+        step = max(1, _ELEMENTS_AT_ONCE // max(1, baseline[0].numel()))
+        for start in range(0, len(baseline), step):
+            part = slice(start, start + step)
+            for sums in _window_sums(baseline[part].flatten(1), subject[part].flatten(1)):
+                self.baseline += sums[0]
+                self.subject += sums[1]
+                self.difference += sums[2]
+                self.product += sums[3]
+                self.non_finite += int(sums[4])
+                self.baseline_non_finite += int(sums[5])
+                self.n_tokens += baseline.shape[1]
 
     def statistics(self) -> dict[str, float | None]:
         """``e`` = ‖y'-y‖/‖y‖, ``log_rms`` = ln(rms y'/rms y), ``l`` = |log_rms|, ``c`` = 1 - cos.
@@ -75,6 +71,29 @@ class Agreement:
             "c": max(0.0, 1.0 - cosine),
             "log_rms": log_rms,
         }
+
+
+def _window_sums(baseline: torch.Tensor, subject: torch.Tensor) -> list[list[float]]:
+    """Of each row of both, (windows, numbers): the four sums, and what of either is not finite."""
+    if subject.device.type == "mps":
+        baseline, subject = baseline.cpu(), subject.cpu()
+    y, other = baseline.double(), subject.double()
+    square = y.square().sum(1)
+    zeros = torch.zeros_like(square)
+    if torch.equal(y, other) and bool(torch.isfinite(square).all()):
+        # Most branches of a subject that was changed in one place.
+        sums = [square, square, zeros, square, zeros, zeros]
+    else:
+        sums = [
+            square,
+            other.square().sum(1),
+            (other - y).square().sum(1),
+            (other * y).sum(1),
+            (~torch.isfinite(other)).sum(1).double(),
+            (~torch.isfinite(y)).sum(1).double(),
+        ]
+    found: list[list[float]] = torch.stack(sums, dim=1).tolist()
+    return found
 
 
 class EdgePairs:

@@ -214,10 +214,13 @@ class _Passes:
         def see(value: torch.Tensor) -> None:
             expected = replay.output(name, value)
             rows = n_windows(self._batches[number])
+            pair = _by_window(expected, rows, mask, name), _by_window(value, rows, mask, name)
+            if mask is None:
+                self._agreement[name].add_windows(*pair)
+                return
             for row in range(rows):
-                self._agreement[name].add(
-                    _window(expected, rows, row, mask, name), _window(value, rows, row, mask, name)
-                )
+                theirs, ours = (_unpadded(one[row], mask[row]) for one in pair)
+                self._agreement[name].add(theirs, ours)
 
         return see
 
@@ -232,14 +235,17 @@ class _Passes:
         rows = n_windows(self._batches[number])
         start = self._starts[number]
 
+        chosen = [row for row in range(rows) if start + row in self.edge_windows]
+
         def see(value: torch.Tensor) -> None:
-            for row in range(rows):
-                if start + row in self.edge_windows:
-                    outputs = _exact(_window(value, rows, row, mask, name))
-                    bits = _bits(outputs)
-                    if bits not in known:
-                        known[bits] = window_edge(outputs, self._factor)
-                    into[name, start + row].append(known[bits])
+            windows = _by_window(value, rows, mask, name)
+            for row in chosen:
+                window = windows[row]
+                outputs = _exact(window if mask is None else _unpadded(window, mask[row]))
+                bits = _bits(outputs)
+                if bits not in known:
+                    known[bits] = window_edge(outputs, self._factor)
+                into[name, start + row].append(known[bits])
 
         return see
 
@@ -275,22 +281,26 @@ def _mask(batch: Batch, tokens: Tokens) -> torch.Tensor | None:
     return None if bool(real.all()) else real
 
 
-def _window(
-    value: torch.Tensor, rows: int, row: int, mask: torch.Tensor | None, name: str
+def _by_window(
+    value: torch.Tensor, rows: int, mask: torch.Tensor | None, name: str
 ) -> torch.Tensor:
-    """(tokens, features) of one window, without its padding."""
+    """(windows, tokens, features), with padding, which ``mask`` must be of the shape of."""
     width = value.shape[-1]
     # Some models flatten windows and tokens into one axis.
     if value.numel() % (rows * width):
         raise BranchError(f"the output of {name} is not (windows, tokens, features)")
-    window = value.reshape(rows, -1, width)[row]
-    if mask is None:
-        return window
-    if mask.shape != (rows, len(window)):
+    windows = value.reshape(rows, -1, width)
+    if mask is not None and mask.shape != windows.shape[:2]:
+        n_tokens = windows.shape[1]
         raise BranchError(
-            f"the output of {name} has {len(window)} tokens a window, its mask {mask.shape[1]}"
+            f"the output of {name} has {n_tokens} tokens a window, its mask {mask.shape[1]}"
         )
-    return window[mask[row].to(window.device)]
+    return windows
+
+
+def _unpadded(window: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(tokens, features) of one window, without its padding."""
+    return window[mask.to(window.device)]
 
 
 def _exact(value: torch.Tensor) -> torch.Tensor:
