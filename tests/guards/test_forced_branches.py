@@ -103,7 +103,7 @@ def test_edges_are_computed_again_only_where_outputs_changed(
 
 def test_an_output_that_appears_out_of_nothing_is_far_off() -> None:
     sums = Agreement()
-    sums.add(torch.zeros(3, 2), torch.ones(3, 2))
+    sums.add(torch.zeros(1, 3, 2), torch.ones(1, 3, 2))
     found = sums.statistics()
     assert found["e"] > 1e20
     assert found["l"] > 60

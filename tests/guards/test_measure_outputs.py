@@ -21,6 +21,7 @@ from invarlock_guards.measure.forced_branches import (
     _evenly,
     _fingerprint,
     _mask,
+    _padded_alike,
     _unpadded,
 )
 from invarlock_guards.measure.recorded_batch import Keeper, RecordedBatch, Replay
@@ -43,8 +44,8 @@ def edge(value: float | None, dead: int = 0, outliers: int = 0, *, finite: bool 
 def test_sums_of_outputs_add_up_over_windows() -> None:
     sums = Agreement()
     assert sums.statistics() == NONE
-    sums.add(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]]))
-    sums.add(torch.tensor([[0.0], [4.0]]), torch.tensor([[0.0], [3.0]]))
+    sums.add(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 4.0]]]))
+    sums.add(torch.tensor([[[0.0], [4.0]]]), torch.tensor([[[0.0], [3.0]]]))
     assert sums == Agreement(25.0, 25.0, 26.0, 12.0, 3)
     assert sums.statistics() == {
         "e": pytest.approx(math.sqrt(26) / 5), "log_rms": 0.0, "l": 0.0, "c": 1 - 12 / 25,
@@ -66,8 +67,8 @@ def test_sums_of_outputs_add_up_over_windows() -> None:
 
 def test_broken_numbers_are_counted_by_side() -> None:
     sums = Agreement()
-    sums.add(torch.tensor([[1.0, math.nan]]), torch.tensor([[math.inf, math.nan]]))
-    sums.add(torch.tensor([[1.0, math.inf]]), torch.tensor([[1.0, -math.inf]]))
+    sums.add(torch.tensor([[[1.0, math.nan]]]), torch.tensor([[[math.inf, math.nan]]]))
+    sums.add(torch.tensor([[[1.0, math.inf]]]), torch.tensor([[[1.0, -math.inf]]]))
     assert (sums.non_finite, sums.baseline_non_finite, sums.n_tokens) == (3, 2, 2)
     assert sums.statistics() == NONE
 
@@ -85,9 +86,9 @@ def test_windows_of_one_length_add_up_as_one_by_one(
     infinite[1, 0, 0] = math.inf
     for one, other in ((baseline, subject), (baseline, baseline), (infinite, infinite)):
         sums, each = Agreement(), Agreement()
-        sums.add_windows(one, other)
+        sums.add(one, other)
         for pair in zip(one, other, strict=True):
-            each.add(*pair)
+            each.add(*(window.unsqueeze(0) for window in pair))
         y, changed = one.double(), other.double()
         assert repr(sums) == repr(each)
         assert (sums.n_tokens, sums.non_finite) == (15, int(y.isinf().sum()))
@@ -209,6 +210,15 @@ def test_masks_and_windows() -> None:
     with pytest.raises(BranchError) as refused:
         _by_window(value, 2, torch.ones(2, 4).bool(), "m")
     assert str(refused.value) == "the output of m has 3 tokens a window, its mask 4"
+
+
+def test_windows_padded_alike_are_taken_together() -> None:
+    assert _padded_alike(None) == [(slice(None), None)]
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [0, 1, 1], [1, 1, 0]]).bool()
+    runs = [(run, real.tolist()) for run, real in _padded_alike(mask) if real is not None]
+    assert runs == [
+        (slice(0, 1), [0, 1, 2]), (slice(1, 3), [0, 1]), (slice(3, 4), [1, 2]), (slice(4, 5), [0, 1]),
+    ]  # fmt: skip
 
 
 def test_digests_tell_keys_types_shapes_and_bits() -> None:

@@ -33,10 +33,6 @@ class Agreement:
     baseline_non_finite: int = 0
 
     def add(self, baseline: torch.Tensor, subject: torch.Tensor) -> None:
-        """Add one window's outputs, (tokens, features) each."""
-        self.add_windows(baseline.unsqueeze(0), subject.unsqueeze(0))
-
-    def add_windows(self, baseline: torch.Tensor, subject: torch.Tensor) -> None:
         """Add windows of one length, (windows, tokens, features) each, one after the other."""
         step = max(1, _ELEMENTS_AT_ONCE // max(1, baseline[0].numel()))
         for start in range(0, len(baseline), step):

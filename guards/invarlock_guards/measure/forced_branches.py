@@ -8,6 +8,7 @@ itself alone. All else, such as masks, positions and caches, is the subject's ow
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,17 +211,17 @@ class _Passes:
 
     def _agree(self, name: str, number: int, replay: Replay) -> Callable[[torch.Tensor], None]:
         mask = _mask(self._batches[number], self._tokens[name])
+        runs = _padded_alike(mask)
 
         def see(value: torch.Tensor) -> None:
             expected = replay.output(name, value)
             rows = n_windows(self._batches[number])
             pair = _by_window(expected, rows, mask, name), _by_window(value, rows, mask, name)
-            if mask is None:
-                self._agreement[name].add_windows(*pair)
-                return
-            for row in range(rows):
-                theirs, ours = (_unpadded(one[row], mask[row]) for one in pair)
-                self._agreement[name].add(theirs, ours)
+            for run, real in runs:
+                alike = (
+                    one[run] if real is None else one[run][:, real.to(one.device)] for one in pair
+                )
+                self._agreement[name].add(*alike)
 
         return see
 
@@ -296,6 +297,18 @@ def _by_window(
             f"the output of {name} has {n_tokens} tokens a window, its mask {mask.shape[1]}"
         )
     return windows
+
+
+def _padded_alike(mask: torch.Tensor | None) -> list[tuple[slice, torch.Tensor | None]]:
+    """Runs of windows with their real tokens alike, and the places of these; None for all."""
+    if mask is None:
+        return [(slice(None), None)]
+    _, lengths = torch.unique_consecutive(mask, dim=0, return_counts=True)
+    ends = lengths.cumsum(0).tolist()
+    return [
+        (slice(start, end), mask[start].nonzero().squeeze(1))
+        for start, end in itertools.pairwise([0, *ends])
+    ]
 
 
 def _unpadded(window: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
