@@ -202,9 +202,11 @@ def _kl(
     """Σ p_b (z_b − z_s) − (ln Σ e^z_b − ln Σ e^z_s): exactly 0 for equal logits."""
     normaliser = baseline.logsumexp(-1)
     difference = baseline - subject
-    if torch.isneginf(baseline.amin()):
-        # What the baseline rules out adds nothing, whatever the subject says of it.
-        difference = difference.masked_fill(baseline.isneginf(), 0.0)
     share = (baseline - normaliser.unsqueeze(-1)).exp_()
     divergence: torch.Tensor = torch.linalg.vecdot(share, difference)
+    # Few models rule a token out, and 0 times an infinite difference tells.
+    if bool(divergence.isnan().any()):
+        # What the baseline rules out adds nothing, whatever the subject says of it.
+        difference.masked_fill_(baseline.isneginf(), 0.0)
+        divergence = torch.linalg.vecdot(share, difference)
     return divergence - (normaliser - subject_normaliser)
