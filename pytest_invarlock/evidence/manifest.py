@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from jsonschema.validators import Draft202012Validator
-
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.layout import (
     CHECKSUMS,
@@ -27,7 +25,7 @@ from pytest_invarlock.evidence.limits import MAX_MANIFEST_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.quick_schema import Predicate, quick_accept
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.resources import schema, strict_validator
 
 DEFAULT_REFERENCES: Mapping[str, str] = {
     "environment": "metadata/environment.json",
@@ -187,9 +185,9 @@ def _from_document(document: dict[str, Any]) -> Manifest:
 
 
 @cache
-def _checks() -> tuple[Predicate, Draft202012Validator]:
+def _checks() -> tuple[Predicate, Any]:
     """The quick look, and the validator that alone refuses: a manifest lists every file."""
-    return quick_accept(schema("manifest")), Draft202012Validator(schema("manifest"))
+    return quick_accept(schema("manifest")), strict_validator()(schema("manifest"))
 
 
 def _check(document: Any) -> None:

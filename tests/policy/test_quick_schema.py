@@ -90,3 +90,11 @@ def test_the_schemas_of_large_documents_are_known_to_the_last_keyword(name):
     assert name in names("schemas", ".schema.json")
     quick = quick_accept(schema(name))
     assert quick.__qualname__ != quick_accept({"unevaluatedItems": False}).__qualname__
+
+
+def test_a_long_list_of_objects_is_looked_through_once_for_repetitions():
+    unique = strict_validator()({"uniqueItems": True})
+    many = [{"a": [number]} for number in range(30_000)]
+    assert unique.is_valid(many)
+    assert not unique.is_valid([*many, {"a": [7]}])
+    assert unique.is_valid([1, True, 1.0, "1"])
