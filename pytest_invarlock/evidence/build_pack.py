@@ -124,10 +124,8 @@ def _metadata(run: RunDirectory, summary: RunSummary) -> PackMetadata:
         any(one["runtime"]["allow_remote_code"] for one in told),
     )
     metadata = pack_metadata(summary, allowed)
-    observed = summary.records[0].observations if summary.records else {}
-    then = {key: observed[key] for key in ("versions", "machine") if key in observed}
     stamp = {"recorded_at": max(one["generated_at_utc"] for one in told)}
-    return replace(metadata, environment={**metadata.environment, **then, **stamp})
+    return replace(metadata, environment={**metadata.environment, **stamp})
 
 
 def _stated(run: RunDirectory) -> dict[str, Any]:

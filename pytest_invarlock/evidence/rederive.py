@@ -7,7 +7,7 @@ texts exactly, numbers to 1e-9.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.calibration.preset_file import preset_path
@@ -25,6 +25,7 @@ from pytest_invarlock.evidence.pack_files import (
     probe_paths,
     record_path,
     run_verdict,
+    started_at,
     verdict_document,
 )
 from pytest_invarlock.evidence.pack_schemas import (
@@ -238,6 +239,8 @@ def _compare_manifest(
         "plan_digest": combined_plan_digest(records),
         "policy_digest": policy_digest,
         "references": metadata.references(),
+        # Of no records, when the run began is its maker's word.
+        "started_at": started_at(records) or header.started_at,
     }
     found: dict[str, Any] = {
         "verdict": header.verdict,
@@ -246,6 +249,7 @@ def _compare_manifest(
         "plan_digest": header.plan_digest,
         "policy_digest": header.policy_digest,
         "references": dict(header.references),
+        "started_at": header.started_at,
     }
     return [
         Finding(
@@ -266,7 +270,7 @@ def _compare_scenarios(
 ) -> list[Finding]:
     """The scenarios as told beside what the records say was done, and the policy was to see."""
     told = {(entry.get("model"), entry["scenario"]): entry for entry in metadata.scenarios}
-    findings = []
+    findings = _unplanned(told, metadata, policies)
     for facts in (record.facts for record in records):
         entry = told.get((facts.model, facts.scenario), told.get((None, facts.scenario)))
         subject = facts.plan["subject"]
@@ -280,6 +284,24 @@ def _compare_scenarios(
         if entry.get("primary_guard") != guard:
             text = f"scenario {facts.scenario!r}: primary_guard is {guard!r} in the policy"
             findings.append(_mismatch(SCENARIOS, text))
+    return findings
+
+
+def _unplanned(
+    told: Collection[tuple[str | None, str]],
+    metadata: PackMetadata,
+    policies: Collection[tuple[str, str]],
+) -> list[Finding]:
+    """What is told or demanded of scenarios that nobody planned: left out, or made up."""
+    planned: set[tuple[str | None, str]] = {(one.model, one.scenario) for one in metadata.planned}
+    planned |= {(None, scenario) for _, scenario in planned}
+    findings = [
+        _mismatch(path, f"speaks of scenario {scenario!a} of model {model!a}, and none is planned")
+        for path, keys in ((SCENARIOS, set(told)), (POLICY, {*policies}))
+        for model, scenario in sorted(keys - planned, key=str)
+    ]
+    if len(told) < len(metadata.scenarios):
+        findings.append(_mismatch(SCENARIOS, "tells a scenario twice"))
     return findings
 
 

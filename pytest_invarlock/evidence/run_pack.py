@@ -29,6 +29,7 @@ from pytest_invarlock.evidence.pack_files import (
     in_order,
     metadata_files,
     report_files,
+    started_at,
 )
 from pytest_invarlock.evidence.pack_schemas import (
     MAX_DOCUMENT_BYTES,
@@ -167,11 +168,10 @@ def seal_run(
             "reports and pack disagree on whether there is a signature", remedy="report this"
         )
     policies = summary.policy_documents()
-    started = min((str(r.observations["started_at"]) for r in summary.records), default=_now())
     header = ManifestHeader(
         run_id=summary.run.run_id,
         suite=summary.name,
-        started_at=_utc(started),
+        started_at=started_at(summary.records) or _now(),
         finished_at=_now(),
         created_at=_now(),
         tool=ToolIdentity("pytest-invarlock", tool_version(), code_digest()),
@@ -217,10 +217,6 @@ def _files(summary: RunSummary, metadata: PackMetadata) -> dict[str, bytes | Pat
     for record, _ in judged:
         files |= {path: run.path / path for path in files_of_record(record, metadata)}
     return files
-
-
-def _utc(stamp: str) -> str:
-    return datetime.fromisoformat(stamp).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _now() -> str:
