@@ -7,8 +7,10 @@ texts exactly, numbers to 1e-9.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pytest_invarlock.calibration.preset_file import preset_path
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
@@ -17,6 +19,7 @@ from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
 from pytest_invarlock.evidence.attested_guards import attested_notes, judged_again
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
+from pytest_invarlock.evidence.limits import MAX_RESAMPLED
 from pytest_invarlock.evidence.merged_note import merged_note
 from pytest_invarlock.evidence.pack_files import (
     PackMetadata,
@@ -92,9 +95,11 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
         return [Finding(error.code, Stage.SEMANTICS, POLICY, error.cause)]
     stated = read_document(pack, VERDICT)
     metadata = pack_metadata(pack, stated["run_id"])
-    if sorted(metadata.planned) != sorted(pack.manifest.header.planned):
-        return [_mismatch(SCENARIOS, "another set than the manifest's")]
+    unplanned = _unplanned(pack, metadata, policies)
+    if unplanned:
+        return unplanned
     findings = [_policy_note(policy) for policy in map(policy_from_document, documents)]
+    bootstrap = _Bootstrap(MAX_RESAMPLED)
     judged: list[tuple[Record, Decision]] = []
     for path in filter(RECORD_NAME.fullmatch, pack.names()):
         try:
@@ -103,6 +108,7 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
                 findings.append(document)
                 continue
             record, policy = _read_record(pack, path, document, policies)
+            bootstrap.spend(record, policy)
             decision = decide(record.facts, policy)
             found = compared_reports(pack, record, decision, policy, metadata)
             probes = [name for name, _ in probe_paths(record, metadata.scenarios)]
@@ -201,6 +207,25 @@ def _read_record(
     return record, policy
 
 
+class _Bootstrap:
+    """What is left of the documents that the bootstraps of a pack may draw."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def spend(self, record: Record, policy: DecisionPolicy) -> None:
+        """Raise EvidenceError (TOO_LARGE) where judging ``record`` would draw more than is left."""
+        final = record.facts.arms.get("final")
+        documents = 0 if final is None else len(np.unique(final.documents))
+        self._left -= documents * policy.primary_metric.bootstrap_replicates
+        if self._left < 0:
+            raise EvidenceError(
+                f"is not judged: with it more than {self._most} documents would have to be drawn",
+                remedy="seal fewer runs in one pack",
+                code="TOO_LARGE",
+            )
+
+
 def _compare_verdict(
     pack: VerifiedPack,
     stated: Mapping[str, Any],
@@ -270,7 +295,7 @@ def _compare_scenarios(
 ) -> list[Finding]:
     """The scenarios as told beside what the records say was done, and the policy was to see."""
     told = {(entry.get("model"), entry["scenario"]): entry for entry in metadata.scenarios}
-    findings = _unplanned(told, metadata, policies)
+    findings = []
     for facts in (record.facts for record in records):
         entry = told.get((facts.model, facts.scenario), told.get((None, facts.scenario)))
         subject = facts.plan["subject"]
@@ -287,17 +312,16 @@ def _compare_scenarios(
     return findings
 
 
-def _unplanned(
-    told: Collection[tuple[str | None, str]],
-    metadata: PackMetadata,
-    policies: Collection[tuple[str, str]],
-) -> list[Finding]:
+def _unplanned(pack: VerifiedPack, metadata: PackMetadata, policies: Policies) -> list[Finding]:
     """What is told or demanded of scenarios that nobody planned: left out, or made up."""
+    if sorted(metadata.planned) != sorted(pack.manifest.header.planned):
+        return [_mismatch(SCENARIOS, "another set than the manifest's")]
+    told = {(entry.get("model"), entry["scenario"]) for entry in metadata.scenarios}
     planned: set[tuple[str | None, str]] = {(one.model, one.scenario) for one in metadata.planned}
     planned |= {(None, scenario) for _, scenario in planned}
     findings = [
         _mismatch(path, f"speaks of scenario {scenario!a} of model {model!a}, and none is planned")
-        for path, keys in ((SCENARIOS, set(told)), (POLICY, {*policies}))
+        for path, keys in ((SCENARIOS, told), (POLICY, {*policies}))
         for model, scenario in sorted(keys - planned, key=str)
     ]
     if len(told) < len(metadata.scenarios):

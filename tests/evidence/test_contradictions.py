@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.evidence import rederive
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.records import Record
 
@@ -90,3 +91,17 @@ def test_a_record_observed_what_its_plan_asks_for(tmp_path: Path, seen: dict[str
     run = made_run(tmp_path / "small-20261120T120000Z", [other])
     with pytest.raises(EvidenceError, match="its plan says"):
         sealed_run(run, None)
+
+
+def test_a_pack_that_would_take_hours_to_judge_is_too_large(
+    honest: HonestRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = honest.json("metadata/policy.json")["policies"][0]["primary_metric"]
+    documents = honest.json("records/m/s/run_0.record.json")["facts"]["data"]["n_documents"]
+    needed = policy["bootstrap_replicates"] * documents["final"]
+    monkeypatch.setattr(rederive, "MAX_RESAMPLED", needed)
+    assert honest.sealed_with(tmp_path / "judged", {}).exit_status == 0
+    monkeypatch.setattr(rederive, "MAX_RESAMPLED", needed - 1)
+    report = honest.sealed_with(tmp_path / "refused", {})
+    assert report.exit_status == 4
+    assert next(one.code for one in report.findings if one.level == "error") == "TOO_LARGE"
