@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.calibration.preset_file import read_presets
 from pytest_invarlock.certificate import render_certificate_html
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
-from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.errors import ConfigError, EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.attestation import attestation_files
 from pytest_invarlock.evidence.environment import environment_document
@@ -52,9 +52,12 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_invarlock.evidence.environment import Permissions
+    from pytest_invarlock.run_directory import RunDirectory
     from pytest_invarlock.run_summary import RunSummary
 
 HTML_PAGE = "report.html"
+PROVENANCE = "provenance.json"
+"""In a run's state: what its pack says of the repository, kept for one that is built later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,28 @@ def pack_metadata(
     )
 
 
+def provenance_of(run: RunDirectory) -> tuple[dict[str, Any] | None, bool]:
+    """The repository's state as a run recorded it, and whether a release review was asked for.
+
+    Raises EvidenceError where the run's state cannot be read.
+    """
+    path = run.state / PROVENANCE
+    if not path.is_file():
+        return None, False
+    told = loads(path.read_bytes(), max_bytes=MAX_DOCUMENT_BYTES, what=PROVENANCE)
+    return told["source_repo"], told["release_review"]
+
+
+def check_named_key(chosen: str, *, release_review: bool) -> None:
+    """Raise ConfigError where a release review is to be sealed by no key that someone named."""
+    if release_review and chosen in ("auto", "none"):
+        raise ConfigError(
+            f"a release review is not sealed with --signing-key={chosen}",
+            remedy="give --signing-key=FILE",
+            code="RELEASE_REVIEW",
+        )
+
+
 def write_reports(summary: RunSummary, metadata: PackMetadata, *, html: bool = True) -> None:
     """Write certificates and what stands beside them, final verdict, summaries, ``summary.md``.
 
@@ -128,6 +153,8 @@ def write_reports(summary: RunSummary, metadata: PackMetadata, *, html: bool = T
                     write_bytes(target.with_name(HTML_PAGE), page.encode())
         if not summary.is_sweep:
             _write_verdict(summary)
+        told = {"source_repo": metadata.source_repo, "release_review": metadata.release_review}
+        write_json(summary.run.state / PROVENANCE, told)
         write_json(summary.run.path / TIMING_SUMMARY, timing_summary(summary.records))
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
     except OSError as error:
