@@ -34,7 +34,7 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         _plain(decision["text"]),
         "",
         f"Confidence {certificate['confidence']['label']}, from the "
-        f"{certificate['confidence']['basis']}.",
+        f"{_plain(certificate['confidence']['basis'])}.",
         "",
         "| check | outcome | why |",
         "|---|---|---|",
@@ -122,7 +122,8 @@ def _lines(table: NumberTable | None) -> list[str]:
     if table is None:
         return []
     rows = [f"| {_plain(label)} | {_plain(text)} |" for label, text in table.rows]
-    return [f"## {table.title}", "", f"| {table.caption} | |", "|---|---|", *rows, ""]
+    head = [f"## {_plain(table.title)}", "", f"| {_plain(table.caption)} | |", "|---|---|"]
+    return [*head, *rows, ""]
 
 
 def _rescaling(evidence: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> list[str]:

@@ -46,6 +46,7 @@ from pytest_invarlock.evidence.pack_schemas import (
     read_checked,
 )
 from pytest_invarlock.evidence.plan_findings import plan_findings
+from pytest_invarlock.evidence.preset_findings import preset_findings
 from pytest_invarlock.evidence.rederive_reports import (
     compared,
     compared_attestations,
@@ -129,6 +130,7 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
         found, attestations = compared_attestations(pack, judged, digest_of_policies)
         findings += found
         findings += compared_metadata(records, metadata)
+        findings += preset_findings(metadata, policies)
         findings += _compare_manifest(pack, stated, records, digest_of_policies, metadata)
         findings += _compare_scenarios(records, metadata, policies)
     except HOSTILE as error:
