@@ -147,3 +147,12 @@ def test_a_report_that_was_edited_is_never_sealed(run: RunDirectory) -> None:
     # Refused, or made again from the record rather than copied.
     packed = run.pack / report
     assert not run.pack.exists() or packed.read_text() != "all is well"
+
+
+def test_no_name_reaches_the_terminal_as_a_control_sequence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evidence-pack", "build", str(tmp_path / "\x1b[2Jall is well")]) == 2
+    err = capsys.readouterr().err
+    assert "NOT_A_RUN" in err
+    assert "\x1b" not in err
