@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from jsonschema.validators import Draft202012Validator
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
+from pytest_invarlock.evidence.limits import MAX_FILE_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.path_names import slug
-from pytest_invarlock.policy.resources import schema
+from pytest_invarlock.policy.resources import schema, strict_validator
 from pytest_invarlock.records import Record, record_from_bytes
 
 MAX_RECORD_BYTES = 64_000_000
@@ -195,8 +195,8 @@ def arrays_path(record_path: Path) -> Path:
 
 def read_record(path: Path) -> Record:
     """Read a record and its arrays from disk; raises EvidenceError where they do not agree."""
-    document: Any = loads(path.read_bytes(), max_bytes=MAX_RECORD_BYTES)
-    problem = next(Draft202012Validator(schema("record")).iter_errors(document), None)
+    document: Any = loads(_first_bytes(path, MAX_RECORD_BYTES + 1), max_bytes=MAX_RECORD_BYTES)
+    problem = next(strict_validator()(schema("record")).iter_errors(document), None)
     if problem is not None:
         raise EvidenceError(
             f"{path}: is no record of this version: {problem.message[:200]}",
@@ -204,7 +204,8 @@ def read_record(path: Path) -> Record:
             code="RECORD_SCHEMA",
         )
     try:
-        arrays = arrays_path(path).read_bytes()
+        # One that is cut off there is no archive any more.
+        arrays = _first_bytes(arrays_path(path), MAX_FILE_BYTES)
     except FileNotFoundError:
         raise EvidenceError(
             f"{arrays_path(path)}: is missing",
@@ -212,3 +213,9 @@ def read_record(path: Path) -> Record:
             code="RECORD_ARRAYS",
         ) from None
     return record_from_bytes(document, arrays)
+
+
+def _first_bytes(path: Path, most: int) -> bytes:
+    """At most that many: pages are drawn of strangers' packs too, whose files may have no end."""
+    with path.open("rb") as file:
+        return file.read(most)
