@@ -7,6 +7,7 @@ texts exactly, numbers to 1e-9.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,10 @@ def _policy_note(policy: DecisionPolicy) -> Finding:
         f"tier {policy.tier}, profile {policy.profile}, "
         f"limit {policy.primary_metric.ratio_limit:g}, {policy.floors.documents} documents at least"
     )
+    demands = Counter(expected.strictness.value for expected in policy.expectations.values())
+    # Where nothing must pass, a PASS says little.
+    told = ", ".join(f"{n} {strictness}" for strictness, n in sorted(demands.items()))
+    text += f"; scenarios: {told or 'none'}"
     if not policy.strict_guard_prepare:
         text += "; a monitoring guard that could not be prepared only warns"
     if overrides:

@@ -93,6 +93,14 @@ def test_a_record_observed_what_its_plan_asks_for(tmp_path: Path, seen: dict[str
         sealed_run(run, None)
 
 
+def test_the_reader_is_told_how_many_scenarios_had_to_pass(
+    honest: HonestRun, tmp_path: Path
+) -> None:
+    report = honest.sealed_with(tmp_path / "pack", {})
+    note = next(one for one in report.findings if one.code == "POLICY")
+    assert "; scenarios: 1 must_pass" in note.message
+
+
 def test_a_pack_that_would_take_hours_to_judge_is_too_large(
     honest: HonestRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
