@@ -344,7 +344,9 @@ def _unexplained_files(
     attestations: set[str],
 ) -> list[Finding]:
     """A pack holds what its records need, and nothing beside it."""
-    explained = {*SCHEMAS, *OPTIONAL, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES, *attestations}
+    explained = {*SCHEMAS, *OPTIONAL, VERDICT_TEXT, *CONTROL_FILES, *attestations}
+    if pack.signed_by is not None:
+        explained.add(SIGNER_KEY)
     explained |= {preset_path(model) for model in metadata.presets}
     for record in records:
         explained.update(files_of_record(record, metadata))

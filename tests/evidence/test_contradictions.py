@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence import rederive
+from pytest_invarlock.evidence.layout import PackFile, checksums_text
 from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.records import Record
 
+from .attacks_on_files import write_manifest
 from .attacks_on_records import SCENARIOS, Changed, Files, edited
 from .honest import HonestRun
 from .made_runs import made_record, made_run, sealed_run
+from .synthetic import Pack, errors
 
 ENVIRONMENT = "metadata/environment.json"
 TOLD: dict[str, tuple[Callable[[Files], Changed], str]] = {
@@ -91,6 +95,21 @@ def test_a_record_observed_what_its_plan_asks_for(tmp_path: Path, seen: dict[str
     run = made_run(tmp_path / "small-20261120T120000Z", [other])
     with pytest.raises(EvidenceError, match="its plan says"):
         sealed_run(run, None)
+
+
+def test_the_signers_key_is_no_place_for_anything_else(pack: Pack) -> None:
+    path = pack.path / "metadata/signer.pub.pem"
+    path.write_bytes(path.read_bytes() + b"and a word besides\n")
+    files = pack.json("manifest.json")["files"]
+    for one in files:
+        data = (pack.path / one["path"]).read_bytes()
+        one |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    lines = checksums_text(PackFile(f["path"], f["bytes"], f["sha256"]) for f in files)
+    (pack.path / "checksums.sha256").write_bytes(lines)
+    digest = hashlib.sha256(lines).hexdigest()
+    manifest = {**pack.json("manifest.json"), "files": files, "checksums_sha256_digest": digest}
+    write_manifest(pack, manifest)
+    assert errors(pack.verify()) == ["MANIFEST_MISMATCH"]
 
 
 def test_the_reader_is_told_how_many_scenarios_had_to_pass(
