@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_invarlock.decision import Decision
+from pytest_invarlock.policy.decision_policy import METRIC_CHECKS
 from pytest_invarlock.stats.multiplicity import holm
 
 
@@ -49,7 +50,8 @@ def alarms(decisions: Sequence[Decision]) -> tuple[Alarm, ...]:
         (decision, check.check, float(p_value))
         for decision in decisions
         for check in decision.checks
-        if (p_value := check.numbers.get("p_value")) is not None
+        # What another package's guard calls so is no test of ours, nor need it be a number.
+        if check.check in METRIC_CHECKS and (p_value := check.numbers.get("p_value")) is not None
     ]
     adjusted = holm(np.array([p_value for _, _, p_value in tests], dtype=np.float64))
     return tuple(

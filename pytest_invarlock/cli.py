@@ -76,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except InvarlockError as error:
-        print(f"invarlock: {error.code}: {error}", file=sys.stderr)
+        from pytest_invarlock.evidence.plain_text import plain
+
+        # It may name what a stranger's pack names, in lines of ours.
+        lines = map(plain, f"invarlock: {error.code}: {error}".splitlines())
+        print("\n".join(lines), file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:
         print(f"invarlock: {error}", file=sys.stderr)

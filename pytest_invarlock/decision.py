@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -100,6 +100,10 @@ class Decision:
             if decision.check == name:
                 return decision
         raise KeyError(name)
+
+    def without_violations(self) -> Decision:
+        """The same decision without what single modules did: all that a run's verdict asks for."""
+        return replace(self, checks=tuple(replace(one, violations=()) for one in self.checks))
 
     def document(self) -> dict[str, Any]:
         """The decision as plain JSON values, the form certificates hold and verify re-derives."""

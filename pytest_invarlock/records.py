@@ -10,7 +10,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +154,16 @@ class Facts:
         """SHA-256 of the canonical JSON of the facts: the record's digest."""
         return self._digests.get("facts") or self.stated_digest(self.document())
 
+    def without_measurements(self) -> Facts:
+        """The same facts by name, plan, identities and digest, without arrays and evidence.
+
+        All that a verdict over many records asks for, once each of them was decided.
+        """
+        known = {"plan": self.plan_digest, "facts": self.digest}
+        bare = replace(self, arms={}, guards={}, divergence={}, noise_floor={})
+        bare._digests.update(known)  # noqa: SLF001 - of the same class
+        return bare
+
     def stated_digest(self, document: Mapping[str, Any]) -> str:
         """The digest, where the `document` of these facts is at hand; it is kept."""
         return self._digests.setdefault("facts", _digest(document))
@@ -174,6 +184,11 @@ class Record:
             "facts_digest": self.facts.digest,
             "observations": dict(self.observations),
         }
+
+    def without_measurements(self) -> Record:
+        """The record with `Facts.without_measurements`, and without hashes of windows."""
+        seen = {key: value for key, value in self.observations.items() if key != "window_hmacs"}
+        return Record(self.facts.without_measurements(), seen)
 
     def array_bytes(self) -> bytes:
         """The ``.npz`` of the arrays: no compression, no times, so equal facts are equal bytes."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.calibration.requirement import calibration_problem
 from pytest_invarlock.decide import decide
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence.pack_files import run_verdict
+from pytest_invarlock.evidence.pack_files import in_order, run_verdict
 from pytest_invarlock.evidence.pack_schemas import POLICY, RECORD_NAME, VERDICT
 from pytest_invarlock.evidence.rederive import HOSTILE, pack_metadata
 from pytest_invarlock.policy.decision_policy import policies_by_scenario, policies_digest
@@ -102,11 +102,11 @@ def regate(pack: VerifiedPack, other: OtherPolicy) -> Regated:
         if preset is not None and calibration_problem(preset) is None
     }
     new = other.replacing(old, sound)
-    records = sorted(
-        (_record(pack, path) for path in filter(RECORD_NAME.fullmatch, pack.names())),
-        key=lambda record: (record.facts.model, record.facts.scenario, record.facts.draw),
+    judged = in_order(
+        # One at a time: a pack may hold more arrays than memory does.
+        _judged(_record(pack, path), new, other.parameters)
+        for path in filter(RECORD_NAME.fullmatch, pack.names())
     )
-    decisions = [_decided(record.facts, new, other.parameters) for record in records]
     stated = pack.read_json(VERDICT)
     return Regated(
         source={
@@ -120,11 +120,18 @@ def regate(pack: VerifiedPack, other: OtherPolicy) -> Regated:
         name=other.name,
         policies=tuple({id(policy): policy for policy in new.values()}.values()),
         old={(d["model"], d["scenario"], d["draw"]): d for d in stated["decisions"]},
-        records=tuple(records),
-        decisions=tuple(decisions),
-        verdict=run_verdict(list(zip(records, decisions, strict=True)), new, metadata),
+        records=tuple(record for record, _ in judged),
+        decisions=tuple(decision for _, decision in judged),
+        verdict=run_verdict(judged, new, metadata),
         dropped=dropped(old, new),
     )
+
+
+def _judged(
+    record: Record, policies: Policies, parameters: Mapping[str, Mapping[str, Any]]
+) -> tuple[Record, Decision]:
+    decision = _decided(record.facts, policies, parameters)
+    return record.without_measurements(), decision
 
 
 def _decided(

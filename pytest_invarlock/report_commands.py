@@ -141,7 +141,9 @@ def _read(path: Path) -> dict[str, Any]:
     from pytest_invarlock.certificate import validate_certificate
     from pytest_invarlock.evidence.strict_json import loads
 
-    value = loads(path.read_bytes(), max_bytes=MAX_REPORT_BYTES, what=str(path))
+    with path.open("rb") as file:
+        data = file.read(MAX_REPORT_BYTES + 1)
+    value = loads(data, max_bytes=MAX_REPORT_BYTES, what=str(path))
     if not isinstance(value, dict):
         raise EvidenceError(f"{path}: is no certificate", remedy="", code="CERTIFICATE_SCHEMA")
     validate_certificate(value)

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
+from pytest_invarlock.evidence.limits import MAX_FILE_BYTES
 from pytest_invarlock.evidence.strict_json import loads, pretty
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.policy.quick_schema import first_violation
@@ -194,7 +195,7 @@ def arrays_path(record_path: Path) -> Path:
 
 def read_record(path: Path) -> Record:
     """Read a record and its arrays from disk; raises EvidenceError where they do not agree."""
-    document: Any = loads(path.read_bytes(), max_bytes=MAX_RECORD_BYTES)
+    document: Any = loads(_first_bytes(path, MAX_RECORD_BYTES + 1), max_bytes=MAX_RECORD_BYTES)
     problem = first_violation("record", document)
     if problem is not None:
         raise EvidenceError(
@@ -203,7 +204,8 @@ def read_record(path: Path) -> Record:
             code="RECORD_SCHEMA",
         )
     try:
-        arrays = arrays_path(path).read_bytes()
+        # One that is cut off there is no archive any more.
+        arrays = _first_bytes(arrays_path(path), MAX_FILE_BYTES)
     except FileNotFoundError:
         raise EvidenceError(
             f"{arrays_path(path)}: is missing",
@@ -211,3 +213,9 @@ def read_record(path: Path) -> Record:
             code="RECORD_ARRAYS",
         ) from None
     return record_from_bytes(document, arrays)
+
+
+def _first_bytes(path: Path, most: int) -> bytes:
+    """At most that many: pages are drawn of strangers' packs too, whose files may have no end."""
+    with path.open("rb") as file:
+        return file.read(most)

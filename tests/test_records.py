@@ -399,3 +399,17 @@ def test_observations_that_are_no_numbers_cannot_be_written() -> None:
     with pytest.raises(EvidenceError):
         pretty(Record(facts(), {"seconds": float("nan")}).document())
     assert json.loads(pretty(Record(facts(), {"seconds": 1.0}).document()))["observations"]
+
+
+def test_without_its_measurements_a_record_keeps_name_digests_and_nothing_large() -> None:
+    seen = {"host": "h", "window_hmacs": {"preview": ["x"], "final": ["y"]}}
+    record = Record(facts(attested={"theirs": {"answer": None}}), seen)
+    bare = record.without_measurements()
+    assert (bare.facts.digest, bare.facts.plan_digest) == (
+        record.facts.digest, record.facts.plan_digest
+    )  # fmt: skip
+    assert not bare.facts.arms
+    assert not bare.facts.guards
+    assert bare.facts.attested == record.facts.attested
+    assert bare.observations == {"host": "h"}
+    assert record.facts.arms

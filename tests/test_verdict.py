@@ -235,6 +235,11 @@ def test_alarms_never_gate() -> None:
     assert verdict.verdict == "PASS"
 
 
+def test_what_another_packages_guard_calls_a_p_value_is_no_alarm() -> None:
+    theirs = CheckDecision("theirs", Outcome.PASS, "attested", "fine", {"p_value": "small"})
+    assert run([decision("clean", checks=(theirs,))], ["clean"]).alarms == ()
+
+
 def test_a_run_without_tests_has_no_alarms() -> None:
     assert run(ALL_MET).alarms == ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +66,15 @@ class HeldOut:
 
     def document(self) -> dict[str, Any]:
         """The counts as plain JSON values, the measured rate with Wilson's 95 % interval."""
-        n = len(self.decisions) - len(self.unjudged)
-        return {
-            "draws": list(self.draws),
-            "n": n,
+        counts = {
+            "n": len(self.decisions) - len(self.unjudged),
             "alarms": len(self.alarms),
             "unjudged": len(self.unjudged),
-            "false_positive_rate": len(self.alarms) / n if n else None,
-            "interval": list(wilson(len(self.alarms), n)),
+        }
+        return {
+            "draws": list(self.draws),
+            **counts,
+            **rate_and_interval(counts),
             "found": [
                 {
                     "subject": decision.scenario,
@@ -87,6 +88,33 @@ class HeldOut:
                 if check.outcome is Outcome.FAIL or check.outcome in UNJUDGED
             ],
         }
+
+
+def rate_and_interval(counts: Mapping[str, int]) -> dict[str, Any]:
+    """The rate of ``alarms`` among ``n`` that were judged, None of none, with Wilson's interval."""
+    alarms, n = counts["alarms"], counts["n"]
+    return {
+        "false_positive_rate": alarms / n if n else None,
+        "interval": list(wilson(alarms, n)),
+    }
+
+
+def limit_blocks(limits: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The blocks of a preset: of the documents of limits, those that are not the tier's."""
+    band: dict[str, float] = {}
+    guards: dict[str, Any] = {}
+    for limit in limits:
+        if limit["source"] == "tier":
+            continue
+        if limit["key"] == "drift.band":
+            band = {"min": 1 / limit["used"], "max": limit["used"]}
+            continue
+        block = guards
+        *parts, last = limit["key"].split(".")[1:]
+        for part in parts:
+            block = block.setdefault(part, {})
+        block[last] = limit["used"]
+    return {"primary_metric": {"drift_band": band} if band else {}, "guards": guards}
 
 
 def preset_document(
@@ -106,18 +134,7 @@ def preset_document(
         limits: as `derive` gave them.
         held_out: how they held.
     """
-    band: dict[str, float] = {}
-    guards: dict[str, Any] = {}
-    for limit in limits:
-        if limit.source == "tier":
-            continue
-        if limit.key == ("drift", "band"):
-            band = {"min": 1 / limit.used, "max": limit.used}
-            continue
-        block = guards
-        for part in limit.key[1:-1]:
-            block = block.setdefault(part, {})
-        block[limit.key[-1]] = limit.used
+    told = [limit.document() for limit in limits]
     return {
         "description": f"Limits of {meta['model']}, derived from its own benign runs.",
         META: {
@@ -125,10 +142,9 @@ def preset_document(
             "schema": SCHEMA,
             "tool": f"pytest-invarlock {tool_version()}",
             "usable": held_out.holds,
-            "limits": [limit.document() for limit in limits],
+            "limits": told,
             "statistics": [run.document() for run in runs],
             "held_out": held_out.document(),
         },
-        "primary_metric": {"drift_band": band} if band else {},
-        "guards": guards,
+        **limit_blocks(told),
     }

@@ -35,11 +35,14 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         _plain(decision["text"]),
         "",
         f"Confidence {certificate['confidence']['label']}, from the "
-        f"{certificate['confidence']['basis']}.",
+        f"{_plain(certificate['confidence']['basis'])}.",
         "",
         "| check | outcome | why |",
         "|---|---|---|",
-        *(f"| {c['check']} | {c['outcome']} | {_plain(c['text'])} |" for c in decision["checks"]),
+        *(
+            f"| {_plain(c['check'])} | {c['outcome']} | {_plain(c['text'])} |"
+            for c in decision["checks"]
+        ),
         "",
         *_lines(metric_table(certificate["primary_metric"], certificate["convention"])),
         *_section("Tail", "loss differences of the final arm", certificate["tail"], TAIL),
@@ -55,15 +58,16 @@ def render_certificate_markdown(certificate: Mapping[str, Any]) -> str:
         "## Identity",
         "",
         f"- plan `{certificate['plan_digest']}`",
-        f"- policy `{certificate['policy_digest']}` (tier {certificate['auto']['tier']}, "
-        f"profile {certificate['auto']['profile']})",
+        f"- policy `{certificate['policy_digest']}` "
+        f"(tier {_plain(certificate['auto']['tier'])}, "
+        f"profile {_plain(certificate['auto']['profile'])})",
         f"- facts `{certificate['facts_digest']}`",
         _floors(certificate["floors"]),
         _determinism(certificate),
         *(
             f"- {side} tensors `{identity['tensors_digest']}`"
             for side, identity in certificate["identity"].items()
-            if identity
+            if "tensors_digest" in identity
         ),
         "",
     ]
@@ -92,7 +96,7 @@ def _floors(floors: Mapping[str, Any]) -> str:
         for key, value in sorted(floors.items())
         if key != "not_met_by" and value is not None
     )
-    short = ", ".join(floors["not_met_by"])
+    short = _plain(", ".join(floors["not_met_by"]))
     return f"- floors: {stated or 'none'}" + (f"; not met by {short}" if short else "")
 
 
@@ -120,7 +124,8 @@ def _lines(table: NumberTable | None) -> list[str]:
     if table is None:
         return []
     rows = [f"| {_plain(label)} | {_plain(text)} |" for label, text in table.rows]
-    return [f"## {table.title}", "", f"| {table.caption} | |", "|---|---|", *rows, ""]
+    head = [f"## {_plain(table.title)}", "", f"| {_plain(table.caption)} | |", "|---|---|"]
+    return [*head, *rows, ""]
 
 
 def _rescaling(evidence: Mapping[str, Any], checks: list[Mapping[str, Any]]) -> list[str]:
@@ -147,7 +152,8 @@ def _attested(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not guards:
         return []
     rows = [
-        f"| {name} | {' '.join(filter(None, (one['distribution'], one['version']))) or 'unknown'} "
+        f"| {_plain(name)} "
+        f"| {_plain(' '.join(filter(None, (one['distribution'], one['version']))) or 'unknown')} "
         f"| `{one['code'] or 'unknown'}` |"
         for name, one in sorted(guards.items())
     ]
@@ -157,8 +163,8 @@ def _attested(guards: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _violations(checks: list[Mapping[str, Any]]) -> list[str]:
     rows = [
-        f"| {check['check']} | {v['kind']} | {_plain(v['module'])} | {_plain(str(v['value']))} "
-        f"| {_plain(str(v['threshold']))} |"
+        f"| {_plain(check['check'])} | {_plain(v['kind'])} | {_plain(v['module'])} "
+        f"| {_plain(str(v['value']))} | {_plain(str(v['threshold']))} |"
         for check in checks
         for v in check["violations"]
     ]

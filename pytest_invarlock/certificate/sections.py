@@ -17,7 +17,7 @@ from pytest_invarlock.decision import Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_invarlock.decision import Decision
+    from pytest_invarlock.decision import CheckDecision, Decision
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Facts, Record
 
@@ -53,19 +53,24 @@ def numbers_of(decision: Decision, name: str) -> Section | None:
 
 
 def primary_metric(facts: Facts, decision: Decision) -> Section | None:
-    """What was decided of the metric, with its numbers; None where the policy demands no metric.
+    """What was decided of the metric, with its numbers; None where the policy demands no metric."""
+    check = check_of(decision, "primary_metric")
+    if check is None:
+        return None
+    return metric_section(facts.plan["metric"], check, *_arms(facts, check.numbers))
+
+
+def metric_section(
+    kind: str, check: CheckDecision, preview: float | None, final: float | None
+) -> Section:
+    """What a check says of metric ``kind``, of the plan's `METRICS`.
 
     ``preview`` and ``final`` are the subject's perplexity, or accuracy, on each arm; ``ci`` bounds
     the difference in nats per token, ``display_ci`` the ratio, or the drop in percentage points.
     """
-    check = check_of(decision, "primary_metric")
-    if check is None:
-        return None
-    numbers = dict(check.numbers)
-    accuracy = facts.plan["metric"] == "accuracy"
-    preview, final = _arms(facts, numbers)
+    numbers, accuracy = dict(check.numbers), kind == "accuracy"
     return {
-        "kind": facts.plan["metric"],
+        "kind": kind,
         **numbers,
         "unit": "percentage points" if accuracy else "ratio",
         "preview": preview,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.errors import EvidenceError
-from pytest_invarlock.evidence.keys import fingerprint, parse_public_key
+from pytest_invarlock.evidence.keys import fingerprint, parse_public_key, public_pem
 from pytest_invarlock.evidence.layout import (
     CHECKSUMS,
     CONTROL_FILES,
@@ -40,12 +40,16 @@ def signed_files(statement: Statement) -> dict[str, PackFile]:
 def check_signed(pack: VerifiedPack, statement: Statement, payload: VerifiedPayload) -> None:
     """Raise EvidenceError (MANIFEST_MISMATCH) unless the manifest says what was signed."""
     header = pack.manifest.header
-    signed_by = fingerprint(parse_public_key(pack.read(SIGNER_KEY), SIGNER_KEY))
+    pem = pack.read(SIGNER_KEY)
+    key = parse_public_key(pem, SIGNER_KEY)
+    signed_by = fingerprint(key)
     listed = {f for f in statement.files if f.path not in CONTROL_FILES}
     agreement = {
         "files": set(pack.manifest.files) == listed,
         "checksums": pack.manifest.checksums_sha256 == pack.sha256(CHECKSUMS),
         "manifest_digest": statement.manifest_digest == f"sha256:{pack.sha256(MANIFEST)}",
+        # Around a PEM block any text may stand, which nothing of the pack explains.
+        SIGNER_KEY: pem == public_pem(key),
         "signing.fingerprint": pack.manifest.signer == signed_by,
         "signer": pack.manifest.signer in payload.fingerprints,
         **{

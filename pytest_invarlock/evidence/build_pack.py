@@ -15,11 +15,13 @@ from pytest_invarlock.evidence.json_difference import first_difference
 from pytest_invarlock.evidence.model_revisions import STATE_FILE as REVISIONS_FILE
 from pytest_invarlock.evidence.run_pack import (
     pack_metadata,
+    provenance_of,
     seal_run,
     write_reports,
 )
 from pytest_invarlock.evidence.runtime_manifest import FILE_NAME
 from pytest_invarlock.evidence.strict_json import loads
+from pytest_invarlock.release_review import ReleaseReview
 from pytest_invarlock.run_directory import RunDirectory
 from pytest_invarlock.run_summary import summarise
 
@@ -72,7 +74,10 @@ def build_pack(
             "run the whole suite; --invarlock-resume takes over what was measured",
         )  # fmt: skip
     ran = {node_id for plan in plans for node_id in plan["node_ids"]}
-    summary = summarise(run, ran, cut=None)
+    source_repo, release_review = provenance_of(run)
+    # As it was decided: no release review begins without a named key.
+    review = ReleaseReview(True, source_repo is not None) if release_review else None
+    summary = summarise(run, ran, cut=None, review=review)
     if summary.verdict is None:
         raise _refused(
             f"{folder.name}: a sweep or a calibration has no verdict", "RUN_NOT_WHOLE",
@@ -84,10 +89,12 @@ def build_pack(
             f"{folder.name}: final_verdict.json does not follow from the records: {difference}",
             "RUN_CHANGED", "run the suite again",
         )  # fmt: skip
-    return _sealed_copy(run, key)
+    return _sealed_copy(run, key, review)
 
 
-def _sealed_copy(run: RunSealedTo, key: Ed25519PrivateKey | None) -> SealedPack:
+def _sealed_copy(
+    run: RunSealedTo, key: Ed25519PrivateKey | None, review: ReleaseReview | None
+) -> SealedPack:
     """Seal a copy of the run, whose reports are made again: they say whether they are signed."""
     name = run.destination.name
     scratch = run.destination.absolute().with_name(f".{name}.build-{secrets.token_hex(4)}")
@@ -100,7 +107,7 @@ def _sealed_copy(run: RunSealedTo, key: Ed25519PrivateKey | None) -> SealedPack:
         if revisions.is_file():
             shutil.copy(revisions, copy.state)
         ran = {node_id for plan in copy.read_plans() for node_id in plan["node_ids"]}
-        summary = summarise(copy, ran, cut=None, signed=key is not None)
+        summary = summarise(copy, ran, cut=None, signed=key is not None, review=review)
         metadata = _metadata(run, summary)
         write_reports(summary, metadata)
         return seal_run(summary, metadata, key)
@@ -123,11 +130,12 @@ def _metadata(run: RunDirectory, summary: RunSummary) -> PackMetadata:
         any(one["runtime"]["allow_network"] for one in told),
         any(one["runtime"]["allow_remote_code"] for one in told),
     )
-    metadata = pack_metadata(summary, allowed)
-    observed = summary.records[0].observations if summary.records else {}
-    then = {key: observed[key] for key in ("versions", "machine") if key in observed}
+    source_repo, release_review = provenance_of(run)
+    metadata = pack_metadata(
+        summary, allowed, source_repo=source_repo, release_review=release_review
+    )
     stamp = {"recorded_at": max(one["generated_at_utc"] for one in told)}
-    return replace(metadata, environment={**metadata.environment, **then, **stamp})
+    return replace(metadata, environment={**metadata.environment, **stamp})
 
 
 def _stated(run: RunDirectory) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def environment_document(
     """The environment of a run as plain JSON values.
 
     Args:
-        records: of the whole run; devices and determinism are those that they observed.
+        records: of the whole run; devices, determinism, versions and machine are those that they
+            observed. Of records that observed neither, versions and machine are this process's.
         permissions: what the session was allowed.
         recorded_at: when this was noted; None: now. No container is ever used by this program,
             and it does not look whether it runs in one: ``execution_mode`` is ``host-bypass``.
@@ -50,6 +51,7 @@ def environment_document(
         "recorded_at": stamp.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": library_versions(),
         "machine": machine(),
+        **measured_with(records),
         **observed(records),
         "execution_mode": "host-bypass",
         "runtime": {
@@ -75,6 +77,16 @@ def observed(records: Sequence[Record]) -> dict[str, list[Any]]:
         "devices": _distinct(one["device"] for one in seen if "device" in one),
         "determinism": _distinct(flags),
     }
+
+
+def measured_with(records: Sequence[Record]) -> dict[str, Any]:
+    """Versions and machine as the first record that observed them has them; empty of none."""
+    seen = {}
+    for key in ("versions", "machine"):
+        found = next((r.observations[key] for r in records if key in r.observations), None)
+        if found is not None:
+            seen[key] = dict(found)
+    return seen
 
 
 def foreign_guards_asked(records: Iterable[Record]) -> bool:

@@ -25,6 +25,12 @@ MAX_NUMBER_LENGTH = 400
 MAX_WINDOWS = 1_000_000
 """Windows of one arm of a record; all ten arrays of both arms then fit a file."""
 
+MAX_RESAMPLED = 10**10
+"""Documents drawn in all bootstrap replicates of a pack; the policy of each record asks for some.
+
+The largest shipped suite in profile release stays below half of it.
+"""
+
 
 def max_bytes_of(path: str) -> int:
     """The most bytes that the file at ``path`` of a pack may have."""

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.calibration.preset_file import preset_path
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.environment import Permissions
-from pytest_invarlock.evidence.pack_schemas import ENVIRONMENT, POLICY, RECORD_NAME, SCENARIOS
+from pytest_invarlock.evidence.pack_schemas import (
+    ENVIRONMENT,
+    POLICY,
+    RECORD_NAME,
+    REVISIONS,
+    SCENARIOS,
+    SOURCE,
+)
 from pytest_invarlock.evidence.strict_json import digest
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.calibrated_preset import ORIGIN as PRESET
@@ -54,6 +61,9 @@ class Source:
     records: tuple[Record, ...]
     presets: Mapping[str, Document | None]
     permissions: Permissions = field(default_factory=Permissions)
+    source_repo: Document | None = None
+    model_revisions: Document | None = None
+    release_review: bool = False
 
     def document(self) -> Document:
         """Which pack it was, as the merged pack says it."""
@@ -77,6 +87,9 @@ class Merged:
     records: tuple[Record, ...]
     presets: Mapping[str, Document | None]
     sources: tuple[Source, ...]
+    source_repo: Document | None = None
+    model_revisions: Document | None = None
+    release_review: bool = False
 
     @property
     def permissions(self) -> Permissions:
@@ -113,7 +126,14 @@ def read_source(pack: VerifiedPack) -> Source:
             for model, path in paths.items()
         },
         permissions=Permissions(allowed["allow_network"], allowed["allow_remote_code"]),
+        source_repo=_optional(pack, SOURCE),
+        model_revisions=_optional(pack, REVISIONS),
+        release_review=told.get("release_review", False),
     )
+
+
+def _optional(pack: VerifiedPack, path: str) -> Document | None:
+    return pack.read_json(path) if pack.holds(path) else None
 
 
 def merge(sources: Sequence[Source]) -> Merged:
@@ -150,7 +170,13 @@ def merge(sources: Sequence[Source]) -> Merged:
         "scenarios": _scenarios(sources),
         **({"calibrations": list(presets)} if presets else {}),
     }
-    return Merged(suite, plan, records, presets, tuple(sources))
+    reviews = {source.release_review for source in sources}
+    if len(reviews) > 1:
+        raise _refused("MERGE_POLICY", "a release review was asked for in some packs only")
+    return Merged(
+        suite, plan, records, presets, tuple(sources),
+        _source_repo(sources), _model_revisions(sources), reviews.pop(),
+    )  # fmt: skip
 
 
 def _policies(sources: Sequence[Source]) -> list[Document]:
@@ -263,6 +289,34 @@ def _unlike(record: Record, other: Any, key: str) -> EvidenceError:
         f"{_told(facts.model, facts.scenario)} was measured with another {key} than "
         f"{_told(other.model, other.scenario)}",
     )
+
+
+def _source_repo(sources: Sequence[Source]) -> Document | None:
+    """The state of the repository that all packs were made in; None where one does not say."""
+    told = [source.source_repo for source in sources if source.source_repo is not None]
+    if told:
+        _one("MERGE_CODE", "states of the repository", map(_state, told))
+    return told[0] if len(told) == len(sources) else None
+
+
+def _state(told: Document) -> str:
+    clean = {True: "dirty", False: "clean", None: "not known to be clean"}
+    return f"{told['commit']} {clean[told['dirty']]}"
+
+
+def _model_revisions(sources: Sequence[Source]) -> Document | None:
+    """The Hub commits of all packs; one name stands for one commit."""
+    told = [source.model_revisions for source in sources if source.model_revisions is not None]
+    if not told:
+        return None
+    merged = {**told[0], "generated_at": max(one["generated_at"] for one in told)}
+    for kind in ("models", "datasets"):
+        merged[kind] = {}
+        for name, entry in (item for one in told for item in one[kind].items()):
+            known = merged[kind].setdefault(name, entry)
+            if known["revision"] != entry["revision"]:
+                raise _refused("MERGE_PLAN", f"{name!a} is of two revisions")
+    return merged
 
 
 def _scenarios(sources: Sequence[Source]) -> list[Document]:

@@ -77,8 +77,11 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 def run_build(arguments: argparse.Namespace) -> int:
     """Seal a run's folder; 0 says that a pack was made, whatever its verdict."""
     from pytest_invarlock.evidence.build_pack import build_pack
-    from pytest_invarlock.evidence.run_pack import signing_key
+    from pytest_invarlock.evidence.run_pack import check_named_key, provenance_of, signing_key
+    from pytest_invarlock.run_directory import RunDirectory
 
+    _, release_review = provenance_of(RunDirectory(arguments.run_folder))
+    check_named_key(arguments.signing_key, release_review=release_review)
     key = signing_key(arguments.signing_key)
     sealed = build_pack(arguments.run_folder, key.private, arguments.output)
     print("\n".join(_sealed_lines(sealed, key)))
@@ -96,7 +99,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
     from pytest_invarlock.evidence.pack_schemas import check_schemas
     from pytest_invarlock.evidence.plain_text import plain
     from pytest_invarlock.evidence.rederive import rederive_pack
-    from pytest_invarlock.evidence.run_pack import signing_key
+    from pytest_invarlock.evidence.run_pack import check_named_key, signing_key
     from pytest_invarlock.evidence.seal_merged import seal_merged
     from pytest_invarlock.evidence.verify import verify_pack
 
@@ -117,6 +120,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
             print_report(report, as_json=False)
             return int(report.exit_status)
     merged = merge(sources)
+    check_named_key(arguments.signing_key, release_review=merged.release_review)
     key = signing_key(arguments.signing_key)
     summary = seal_merged(merged, arguments.output, key.private)
     for source in merged.sources:

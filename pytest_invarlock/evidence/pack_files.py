@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.calibration.preset_file import preset_path
@@ -169,6 +170,14 @@ def metadata_files(
         if preset is not None:
             files[preset_path(model)] = pretty(dict(preset))
     return files
+
+
+def started_at(records: Iterable[Record]) -> str | None:
+    """When the first measurement began, UTC as manifests write it; None of no records."""
+    stamps = [str(record.observations["started_at"]) for record in records]
+    if not stamps:
+        return None
+    return datetime.fromisoformat(min(stamps)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def record_path(record: Record) -> str:

@@ -7,8 +7,11 @@ texts exactly, numbers to 1e-9.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pytest_invarlock.calibration.preset_file import preset_path
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
@@ -17,6 +20,7 @@ from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
 from pytest_invarlock.evidence.attested_guards import attested_notes, judged_again
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
+from pytest_invarlock.evidence.limits import MAX_RESAMPLED
 from pytest_invarlock.evidence.merged_note import merged_note
 from pytest_invarlock.evidence.pack_files import (
     PackMetadata,
@@ -24,6 +28,7 @@ from pytest_invarlock.evidence.pack_files import (
     in_order,
     record_path,
     run_verdict,
+    started_at,
     verdict_document,
 )
 from pytest_invarlock.evidence.pack_schemas import (
@@ -41,6 +46,7 @@ from pytest_invarlock.evidence.pack_schemas import (
     read_checked,
 )
 from pytest_invarlock.evidence.plan_findings import plan_findings
+from pytest_invarlock.evidence.preset_findings import preset_findings
 from pytest_invarlock.evidence.rederive_reports import (
     compared,
     compared_attestations,
@@ -90,9 +96,11 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
         return [Finding(error.code, Stage.SEMANTICS, POLICY, error.cause)]
     stated = read_document(pack, VERDICT)
     metadata = pack_metadata(pack, stated["run_id"])
-    if sorted(metadata.planned) != sorted(pack.manifest.header.planned):
-        return [_mismatch(SCENARIOS, "another set than the manifest's")]
+    unplanned = _unplanned(pack, metadata, policies)
+    if unplanned:
+        return unplanned
     findings = [_policy_note(policy) for policy in map(policy_from_document, documents)]
+    bootstrap = _Bootstrap(MAX_RESAMPLED)
     judged: list[tuple[Record, Decision]] = []
     for path in filter(RECORD_NAME.fullmatch, pack.names()):
         try:
@@ -101,6 +109,7 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
                 findings.append(document)
                 continue
             record, policy = _read_record(pack, path, document, policies)
+            bootstrap.spend(record, policy)
             decision = decide(record.facts, policy)
             found = compared_reports(pack, record, decision, policy, metadata)
             probes = [name for name, _ in metadata.probe_paths(record)]
@@ -110,7 +119,8 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
         except HOSTILE as error:
             findings.append(_undecidable(path, error))
         else:
-            judged.append((record, decision))
+            # A pack may hold more arrays, and more broken modules, than memory does.
+            judged.append((record.without_measurements(), decision.without_violations()))
             findings += found
     judged = in_order(judged)
     records = [record for record, _ in judged]
@@ -121,6 +131,7 @@ def rederive_pack(pack: VerifiedPack, *, run_guard_code: bool = False) -> list[F
         found, attestations = compared_attestations(pack, judged, digest_of_policies)
         findings += found
         findings += compared_metadata(records, metadata)
+        findings += preset_findings(metadata, policies)
         findings += _compare_manifest(pack, stated, records, digest_of_policies, metadata)
         findings += _compare_scenarios(records, metadata, policies)
     except HOSTILE as error:
@@ -161,6 +172,10 @@ def _policy_note(policy: DecisionPolicy) -> Finding:
         f"tier {policy.tier}, profile {policy.profile}, "
         f"limit {policy.primary_metric.ratio_limit:g}, {policy.floors.documents} documents at least"
     )
+    demands = Counter(expected.strictness.value for expected in policy.expectations.values())
+    # Where nothing must pass, a PASS says little.
+    told = ", ".join(f"{n} {strictness}" for strictness, n in sorted(demands.items()))
+    text += f"; scenarios: {told or 'none'}"
     if not policy.strict_guard_prepare:
         text += "; a monitoring guard that could not be prepared only warns"
     if overrides:
@@ -197,6 +212,25 @@ def _read_record(
             "no policy of the pack speaks of it", remedy="", code="UNKNOWN_SCENARIO"
         )
     return record, policy
+
+
+class _Bootstrap:
+    """What is left of the documents that the bootstraps of a pack may draw."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def spend(self, record: Record, policy: DecisionPolicy) -> None:
+        """Raise EvidenceError (TOO_LARGE) where judging ``record`` would draw more than is left."""
+        final = record.facts.arms.get("final")
+        documents = 0 if final is None else len(np.unique(final.documents))
+        self._left -= documents * policy.primary_metric.bootstrap_replicates
+        if self._left < 0:
+            raise EvidenceError(
+                f"is not judged: with it more than {self._most} documents would have to be drawn",
+                remedy="seal fewer runs in one pack",
+                code="TOO_LARGE",
+            )
 
 
 def _compare_verdict(
@@ -237,6 +271,8 @@ def _compare_manifest(
         "plan_digest": combined_plan_digest(records),
         "policy_digest": policy_digest,
         "references": metadata.references(),
+        # Of no records, when the run began is its maker's word.
+        "started_at": started_at(records) or header.started_at,
     }
     found: dict[str, Any] = {
         "verdict": header.verdict,
@@ -245,6 +281,7 @@ def _compare_manifest(
         "plan_digest": header.plan_digest,
         "policy_digest": header.policy_digest,
         "references": dict(header.references),
+        "started_at": header.started_at,
     }
     return [
         Finding(
@@ -282,6 +319,23 @@ def _compare_scenarios(
     return findings
 
 
+def _unplanned(pack: VerifiedPack, metadata: PackMetadata, policies: Policies) -> list[Finding]:
+    """What is told or demanded of scenarios that nobody planned: left out, or made up."""
+    if sorted(metadata.planned) != sorted(pack.manifest.header.planned):
+        return [_mismatch(SCENARIOS, "another set than the manifest's")]
+    told = {(entry.get("model"), entry["scenario"]) for entry in metadata.scenarios}
+    planned: set[tuple[str | None, str]] = {(one.model, one.scenario) for one in metadata.planned}
+    planned |= {(None, scenario) for _, scenario in planned}
+    findings = [
+        _mismatch(path, f"speaks of scenario {scenario!a} of model {model!a}, and none is planned")
+        for path, keys in ((SCENARIOS, told), (POLICY, {*policies}))
+        for model, scenario in sorted(keys - planned, key=str)
+    ]
+    if len(told) < len(metadata.scenarios):
+        findings.append(_mismatch(SCENARIOS, "tells a scenario twice"))
+    return findings
+
+
 def _unexplained_files(
     pack: VerifiedPack,
     records: Sequence[Record],
@@ -289,7 +343,9 @@ def _unexplained_files(
     attestations: set[str],
 ) -> list[Finding]:
     """A pack holds what its records need, and nothing beside it."""
-    explained = {*SCHEMAS, *OPTIONAL, VERDICT_TEXT, SIGNER_KEY, *CONTROL_FILES, *attestations}
+    explained = {*SCHEMAS, *OPTIONAL, VERDICT_TEXT, *CONTROL_FILES, *attestations}
+    if pack.signed_by is not None:
+        explained.add(SIGNER_KEY)
     explained |= {preset_path(model) for model in metadata.presets}
     for record in records:
         explained.update(files_of_record(record, metadata))

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.certificate import make_certificate
 from pytest_invarlock.certificate.probes import make_probe
 from pytest_invarlock.evidence.attestation import attestation_files
-from pytest_invarlock.evidence.environment import foreign_guards_asked, observed
+from pytest_invarlock.evidence.environment import (
+    foreign_guards_asked,
+    measured_with,
+    observed,
+)
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.json_difference import first_difference
 from pytest_invarlock.evidence.model_revisions import measured_revisions
@@ -18,6 +22,7 @@ from pytest_invarlock.evidence.pack_files import (
     beside,
     manifest_of,
     page_of,
+    record_path,
     report_path,
 )
 from pytest_invarlock.evidence.pack_schemas import (
@@ -128,13 +133,18 @@ def compared_metadata(records: Sequence[Record], metadata: PackMetadata) -> list
     """
     environment = metadata.environment
     asked = {"allow_third_party_plugins": foreign_guards_asked(records)}
-    expected = {**observed(records), "runtime": {**environment["runtime"], **asked}}
+    expected = {
+        **observed(records),
+        **measured_with(records),
+        "runtime": {**environment["runtime"], **asked},
+    }
     differences = [first_difference(expected[key], environment[key], f"/{key}") for key in expected]
     findings = [
         _mismatch(ENVIRONMENT, f"is not what the records observed: {difference}")
         for difference in differences
         if difference is not None
     ]
+    findings += filter(None, map(_other_than_planned, records))
     if metadata.model_revisions is not None:
         measured = measured_revisions(records)
         findings += [
@@ -143,6 +153,21 @@ def compared_metadata(records: Sequence[Record], metadata: PackMetadata) -> list
             if entry["revision"] not in measured
         ]
     return findings
+
+
+def _other_than_planned(record: Record) -> Finding | None:
+    """A finding where a record observed another device, mode or number of threads than planned."""
+    plan, seen = record.facts.plan, record.observations
+    flags = seen.get("determinism", {})
+    for key, found in (
+        ("determinism", flags.get("mode")),
+        ("threads", flags.get("threads")),
+        ("device", seen.get("device", {}).get("device")),
+    ):
+        if found not in (None, plan.get(key)):
+            text = f"observed {key} {found!a}, and its plan says {plan.get(key)!a}"
+            return _mismatch(record_path(record), text)
+    return None
 
 
 def read_document(pack: VerifiedPack, path: str) -> dict[str, Any]:

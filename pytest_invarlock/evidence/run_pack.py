@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.calibration.preset_file import read_presets
 from pytest_invarlock.certificate import render_certificate_html
 from pytest_invarlock.certificate.verdict_text import verdict_file_text
-from pytest_invarlock.errors import EvidenceError
+from pytest_invarlock.errors import ConfigError, EvidenceError
 from pytest_invarlock.evidence.atomic import write_bytes, write_json
 from pytest_invarlock.evidence.attestation import attestation_files
 from pytest_invarlock.evidence.environment import environment_document
@@ -29,6 +29,7 @@ from pytest_invarlock.evidence.pack_files import (
     in_order,
     metadata_files,
     report_files,
+    started_at,
 )
 from pytest_invarlock.evidence.pack_schemas import (
     MAX_DOCUMENT_BYTES,
@@ -51,9 +52,12 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_invarlock.evidence.environment import Permissions
+    from pytest_invarlock.run_directory import RunDirectory
     from pytest_invarlock.run_summary import RunSummary
 
 HTML_PAGE = "report.html"
+PROVENANCE = "provenance.json"
+"""In a run's state: what its pack says of the repository, kept for one that is built later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,28 @@ def pack_metadata(
     )
 
 
+def provenance_of(run: RunDirectory) -> tuple[dict[str, Any] | None, bool]:
+    """The repository's state as a run recorded it, and whether a release review was asked for.
+
+    Raises EvidenceError where the run's state cannot be read.
+    """
+    path = run.state / PROVENANCE
+    if not path.is_file():
+        return None, False
+    told = loads(path.read_bytes(), max_bytes=MAX_DOCUMENT_BYTES, what=PROVENANCE)
+    return told["source_repo"], told["release_review"]
+
+
+def check_named_key(chosen: str, *, release_review: bool) -> None:
+    """Raise ConfigError where a release review is to be sealed by no key that someone named."""
+    if release_review and chosen in ("auto", "none"):
+        raise ConfigError(
+            f"a release review is not sealed with --signing-key={chosen}",
+            remedy="give --signing-key=FILE",
+            code="RELEASE_REVIEW",
+        )
+
+
 def write_reports(summary: RunSummary, metadata: PackMetadata, *, html: bool = True) -> None:
     """Write certificates and what stands beside them, final verdict, summaries, ``summary.md``.
 
@@ -127,6 +153,8 @@ def write_reports(summary: RunSummary, metadata: PackMetadata, *, html: bool = T
                     write_bytes(target.with_name(HTML_PAGE), page.encode())
         if not summary.is_sweep:
             _write_verdict(summary)
+        told = {"source_repo": metadata.source_repo, "release_review": metadata.release_review}
+        write_json(summary.run.state / PROVENANCE, told)
         write_json(summary.run.path / TIMING_SUMMARY, timing_summary(summary.records))
         write_bytes(summary.run.path / "summary.md", markdown(summary).encode())
     except OSError as error:
@@ -167,11 +195,10 @@ def seal_run(
             "reports and pack disagree on whether there is a signature", remedy="report this"
         )
     policies = summary.policy_documents()
-    started = min((str(r.observations["started_at"]) for r in summary.records), default=_now())
     header = ManifestHeader(
         run_id=summary.run.run_id,
         suite=summary.name,
-        started_at=_utc(started),
+        started_at=started_at(summary.records) or _now(),
         finished_at=_now(),
         created_at=_now(),
         tool=ToolIdentity("pytest-invarlock", tool_version(), code_digest()),
@@ -217,10 +244,6 @@ def _files(summary: RunSummary, metadata: PackMetadata) -> dict[str, bytes | Pat
     for record, _ in judged:
         files |= {path: run.path / path for path in files_of_record(record, metadata)}
     return files
-
-
-def _utc(stamp: str) -> str:
-    return datetime.fromisoformat(stamp).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _now() -> str:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from pytest_invarlock.calibration.preset_file import preset_path
 from pytest_invarlock.evidence.atomic import write_json
 from pytest_invarlock.evidence.build_pack import RunSealedTo
+from pytest_invarlock.evidence.model_revisions import STATE_FILE as REVISIONS_FILE
 from pytest_invarlock.evidence.pack_schemas import MERGED
 from pytest_invarlock.evidence.run_pack import pack_metadata, seal_run, write_reports
 from pytest_invarlock.evidence.strict_json import pretty
 from pytest_invarlock.path_names import slug
+from pytest_invarlock.release_review import ReleaseReview
 from pytest_invarlock.run_summary import RunSummary, summarise
 
 if TYPE_CHECKING:
@@ -46,8 +48,15 @@ def seal_merged(merged: Merged, destination: Path, key: Ed25519PrivateKey | None
                 path = run.path / preset_path(model)
                 path.parent.mkdir(exist_ok=True)
                 write_json(path, preset)
-        summary = summarise(run, set(), cut=None, signed=key is not None)
-        metadata = pack_metadata(summary, merged.permissions)
+        if merged.model_revisions is not None:
+            write_json(run.state / REVISIONS_FILE, merged.model_revisions)
+        signed, source_repo = key is not None, merged.source_repo
+        review = ReleaseReview(signed, source_repo is not None) if merged.release_review else None
+        summary = summarise(run, set(), cut=None, signed=signed, review=review)
+        metadata = pack_metadata(
+            summary, merged.permissions,
+            source_repo=source_repo, release_review=merged.release_review,
+        )  # fmt: skip
         write_reports(summary, metadata)
         beside = {MERGED: pretty(merged.document())}
         summary.sealed = seal_run(summary, metadata, key, beside)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.findings import ExitStatus, Finding, Stage, VerifyReport
 from pytest_invarlock.evidence.plain_text import plain
+from pytest_invarlock.evidence.restated import restated_otherwise
 from pytest_invarlock.evidence.strict_json import digest, loads
 from pytest_invarlock.policy.quick_schema import first_violation
 
@@ -202,9 +203,7 @@ def _contradictions(value: Mapping[str, Any]) -> Iterator[str]:
     """What of the certificate's own words and numbers does not agree."""
     decision = value["decision"]
     checks = {check["check"]: check for check in decision["checks"]}
-    for key in ("model", "scenario", "draw"):
-        if decision[key] != value[key]:
-            yield f"the decision is on another {key}"
+    yield from _other_decision(value, len(checks))
     if digest(value["plan"]) != value["plan_digest"]:
         yield "plan_digest is not the digest of the plan"
     if decision["fired"] != [n for n, check in checks.items() if check["outcome"] == "FAIL"]:
@@ -215,12 +214,23 @@ def _contradictions(value: Mapping[str, Any]) -> Iterator[str]:
         check = checks.get(FLAGS.get(flag, ""))
         if check is None or stated is not (check["outcome"] in ACCEPTABLE):
             yield f"validation.{flag} is not what the decision says"
-    metric = value["primary_metric"]
-    if metric is not None:
-        numbers = checks.get("primary_metric", {}).get("numbers", {})
-        if any(metric[key] != numbers[key] for key in metric.keys() & numbers.keys()):
-            yield "primary_metric holds other numbers than the decision"
-        yield from _metric(metric)
+    different = restated_otherwise(value)
+    if different is not None:
+        yield f"a section is not what it restates: {different}"
+    if value["primary_metric"] is not None:
+        yield from _metric(value["primary_metric"])
+
+
+def _other_decision(value: Mapping[str, Any], n_checks: int) -> Iterator[str]:
+    """Whether the decision is on what the certificate is of, and holds ``n_checks`` checks."""
+    decision = value["decision"]
+    for key in ("model", "scenario", "draw"):
+        if decision[key] != value[key]:
+            yield f"the decision is on another {key}"
+    if decision["metric"] not in (None, value["plan"]["metric"]):
+        yield "the decision is on another metric than planned"
+    if n_checks < max(len(decision["checks"]), 1):
+        yield "the decision lists a check twice, or none"
 
 
 def _may_be_met(decision: Mapping[str, Any], checks: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -151,8 +151,11 @@ def parse_time(text: str, code: str, where: str) -> dt.datetime:
 
 def _end_of(text: str, place: str) -> dt.datetime:
     parsed = parse_time(text, "TRUST_STORE", f"{place}: not_after")
-    # A bare date counts to its end.
-    return parsed + dt.timedelta(days=1) if len(text) == len("2030-01-01") else parsed
+    if len(text) != len("2030-01-01"):
+        return parsed
+    # A bare date counts to its end, the calendar's last one too.
+    last = dt.datetime.max.replace(tzinfo=dt.UTC) - dt.timedelta(days=1)
+    return min(parsed, last) + dt.timedelta(days=1)
 
 
 def _check_fingerprint(text: str, code: str, where: str) -> None:

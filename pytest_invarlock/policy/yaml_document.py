@@ -29,6 +29,11 @@ _FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?
 _SPECIAL_FLOAT = re.compile(r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$")
 
 
+MAX_VALUES = 200_000
+"""Values of one file, each counted as often as aliases repeat it; the shipped have hundreds."""
+MAX_DIGITS = 400
+
+
 class _TagError(yaml.YAMLError):
     """A tag such as ``!!str`` stands on a 1-based line."""
 
@@ -143,6 +148,13 @@ def parse_yaml(text: str, *, name: str) -> YamlDocument:
 
 
 def _construct(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
+    if len(lines) > MAX_VALUES:
+        # A few nested aliases stand for more values than any memory holds.
+        raise ConfigError(
+            f"{name}: holds more than {MAX_VALUES} values, those of aliases among them",
+            remedy="write less",
+            code="TOO_LARGE",
+        )
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(node, path, lines, name)
     if isinstance(node, yaml.SequenceNode):
@@ -191,6 +203,8 @@ def _scalar(node: yaml.Node) -> str | int | float | bool | None:
     if _BOOL.match(text):
         return text.lower() == "true"
     if _INT.match(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError("too many digits")
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     if _FLOAT.match(text):
         return float(text)

@@ -64,11 +64,18 @@ class TailRule:
 
     def critical_count(self, n: int) -> int:
         """Give the smallest c with P(Bin(n, benign_rate) ≥ c) ≤ false_alarm, from 1 to n + 1."""
-        # bdtrc(k, n, p) is P(Bin > k) = P(Bin ≥ k + 1), and 0 at k = n: the search ends.
-        count = 1
-        while special.bdtrc(count - 1, n, self.benign_rate) > self.false_alarm:
-            count += 1
-        return count
+
+        # bdtrc(k, n, p) is P(Bin > k) = P(Bin ≥ k + 1), falls with k, and is 0 at k = n.
+        def too_likely(count: int) -> bool:
+            return count <= n and special.bdtrc(count - 1, n, self.benign_rate) > self.false_alarm
+
+        low, high = 0, 1
+        while too_likely(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if too_likely(middle) else (low, middle)
+        return high
 
     def rate_upper(self, n_above: int, n: int) -> float:
         """Give the one-sided 1 − alpha Clopper-Pearson upper bound of the share of harmed units.

@@ -43,9 +43,12 @@ def test_the_page_of_accuracy_is_in_percentage_points() -> None:
 def test_no_text_breaks_out_of_its_cell_or_makes_a_tag() -> None:
     made = certificate(record())
     made["decision"]["checks"][0]["text"] = "|ln rms| at\nmost <script>"
+    made["convention"] = "document\n<script>"
+    made["auto"]["profile"] = "dev\n\n# PASS <script>"
     page = render_certificate_markdown(made)
     assert r"\|ln rms\| at most &lt;script>" in page
     assert "<script>" not in page
+    assert "\n# PASS" not in page
 
 
 def test_the_page_shows_floors_and_what_changed() -> None:

@@ -106,6 +106,25 @@ def test_what_is_no_certificate_is_refused(
     assert code in refused(capsys, command, run.path)
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("reports/m/s/run_0/evaluation.report.json", "TOO_LARGE"),
+        ("records/m/s/run_0.record.json", "TOO_LARGE"), ("records/m/s/run_0.npz", "RECORD_ARRAYS"),
+    ],
+)  # fmt: skip
+def test_files_without_end_are_not_read_to_theirs(
+    run: RunDirectory, name: str, code: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module in ("run_directory.MAX_RECORD_BYTES", "run_directory.MAX_FILE_BYTES"):
+        monkeypatch.setattr(f"pytest_invarlock.{module}", 100_000)
+    monkeypatch.setattr("pytest_invarlock.report_commands.MAX_REPORT_BYTES", 100_000)
+    with (run.path / name).open("r+b") as file:
+        file.truncate(2**40)
+    assert code in refused(capsys, "render", run.path)
+
+
 def test_a_folder_without_reports_and_a_path_without_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

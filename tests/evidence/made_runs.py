@@ -13,6 +13,7 @@ from pytest_invarlock.policy.decision_policy import Expectation, Strictness
 from pytest_invarlock.policy.metric_limits import MetricLimits
 from pytest_invarlock.provenance import code_digest, library_versions, machine
 from pytest_invarlock.records import ArmLosses, Facts, Record
+from pytest_invarlock.release_review import ReleaseReview
 from pytest_invarlock.run_directory import RunDirectory
 from pytest_invarlock.run_summary import RunSummary, summarise
 
@@ -123,11 +124,14 @@ def made_run(
     return run
 
 
-def reported(run: RunDirectory, *, signed: bool = False) -> tuple[RunSummary, PackMetadata]:
+def reported(
+    run: RunDirectory, *, signed: bool = False, **told: Any
+) -> tuple[RunSummary, PackMetadata]:
     """The summary of a run of which every item came to an outcome, and its reports on disk."""
     ran = {node for plan in run.read_plans() for node in plan["node_ids"]}
-    summary = summarise(run, ran, cut=None, signed=signed)
-    metadata = pack_metadata(summary, Permissions())
+    review = ReleaseReview(signed, True) if told.get("release_review") else None
+    summary = summarise(run, ran, cut=None, signed=signed, review=review)
+    metadata = pack_metadata(summary, Permissions(), **told)
     write_reports(summary, metadata)
     return summary, metadata
 

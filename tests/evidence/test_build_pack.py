@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +14,6 @@ from pytest_invarlock.evidence.keys import fingerprint, generate_key
 from .made_runs import made_record, made_run, reported
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_invarlock.run_directory import RunDirectory
 
 
@@ -42,6 +41,36 @@ def test_a_run_is_sealed_and_sealed_again_elsewhere(
     assert capsys.readouterr().out.splitlines()[-1] == f"signed by {signer}"
     assert main(["verify", str(again), "--expected-fingerprint", signer]) == 0
     assert main(["verify", str(run.pack), "--allow-unsigned"]) == 0
+
+
+def test_a_release_review_stays_one_when_it_is_built_and_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "k.pem"
+    pinned = f"--expected-fingerprint={fingerprint(generate_key(file))}"
+    repository = {
+        "format": "invarlock-source-repo-v1", "origin": "git", "commit": "0" * 40,
+        "branch": "main", "describe": None, "dirty": False,
+    }  # fmt: skip
+    packs = []
+    for name, stamp in (("noop", "12"), ("other", "13")):
+        folder = tmp_path / f"small-20261120T{stamp}0000Z"
+        run = made_run(folder, {name: 0.0}, profile="ci")
+        reported(run, signed=True, source_repo=repository, release_review=True)
+        assert build(run, "--signing-key=auto") == 2
+        assert build(run, f"--signing-key={file}") == 0
+        packs.append(str(run.pack))
+    merged = str(tmp_path / "merged")
+    merge = ["evidence-pack", "merge", *packs, "-o", merged, pinned]
+    assert main(merge) == 2
+    assert "RELEASE_REVIEW" in capsys.readouterr().err
+    assert main([*merge, f"--signing-key={file}"]) == 0
+    for pack in (packs[0], merged):
+        assert main(["verify", pack, pinned]) == 0
+        rules = json.loads((Path(pack) / "results/final_verdict.json").read_text())["requirements"]
+        assert {"release_signed", "release_provenance"} <= {one["requirement"] for one in rules}
+        told = json.loads((Path(pack) / "metadata/source_repo.json").read_text())
+        assert told == repository
 
 
 def test_a_pack_is_never_written_over(
@@ -118,3 +147,12 @@ def test_a_report_that_was_edited_is_never_sealed(run: RunDirectory) -> None:
     # Refused, or made again from the record rather than copied.
     packed = run.pack / report
     assert not run.pack.exists() or packed.read_text() != "all is well"
+
+
+def test_no_name_reaches_the_terminal_as_a_control_sequence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evidence-pack", "build", str(tmp_path / "\x1b[2Jall is well")]) == 2
+    err = capsys.readouterr().err
+    assert "NOT_A_RUN" in err
+    assert "\x1b" not in err

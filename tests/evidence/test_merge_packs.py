@@ -111,12 +111,21 @@ def source(name: str, scenarios: Sequence[str], **change: Any) -> Source:
         digest=f"sha256:{name}", signer=None, header=header, policies=[rules.document()],
         scenarios=[{"scenario": s, "kind": told.get("kind", "any"), "edit": None} for s in scenarios],
         records=told["records"], presets=told.get("presets", {}),
+        source_repo=told.get("source_repo"), model_revisions=told.get("model_revisions"),
+        release_review=told.get("release_review", False),
     )  # fmt: skip
 
 
 def measured(scenario: str, **plan: Any) -> Callable[[], tuple[Any, ...]]:
     made = made_record(scenario)
     return lambda: (replace(made, facts=replace(made.facts, plan={**made.facts.plan, **plan})),)
+
+
+def repository(commit: str, **change: Any) -> dict[str, Any]:
+    return {
+        "source_repo": {"commit": commit * 40, "dirty": False, "branch": "main"} | change,
+        "model_revisions": {"models": {commit: {"revision": "r"}}, "datasets": {}, "generated_at": commit},
+    }  # fmt: skip
 
 
 def runs(*numbers: int) -> tuple[PlannedScenario, ...]:
@@ -198,11 +207,44 @@ REFUSED = {
         "MERGE_PLAN",
         lambda: [source("1", ["a"]), source("2", ["b"], records=measured("b", baseline_tensors=OTHER)())],
     ),
+    "made in another commit": (
+        "MERGE_CODE",
+        lambda: [source("1", ["a"], **repository("a")), source("2", ["b"], **repository("b"))],
+    ),
+    "made in a dirty repository": (
+        "MERGE_CODE",
+        lambda: [source("1", ["a"], **repository("a")), source("2", ["b"], **repository("a", dirty=True))],
+    ),
+    "a release review of some": (
+        "MERGE_POLICY",
+        lambda: [source("1", ["a"]), source("2", ["b"], release_review=True)],
+    ),
+    "another revision of a model": (
+        "MERGE_PLAN",
+        lambda: [
+            source("1", ["a"], model_revisions={"models": {"m": {"revision": "r"}}, "datasets": {}, "generated_at": ""}),
+            source("2", ["b"], model_revisions={"models": {"m": {"revision": "s"}}, "datasets": {}, "generated_at": ""}),
+        ],
+    ),
     "two calibrations of a model": (
         "MERGE_OVERLAP",
         lambda: [source("1", ["a"], presets={"m": {"x": 1}}), source("2", ["b"], presets={"m": None})],
     ),
 }  # fmt: skip
+
+
+def test_what_the_packs_say_of_their_making_is_kept_where_all_say_it() -> None:
+    one = source("1", ["a"], release_review=True, **repository("a"))
+    same = source("2", ["b"], release_review=True, **repository("a", branch="part"))
+    found = merge([one, same])
+    assert found.release_review
+    assert found.source_repo == one.source_repo
+    silent = replace(same, source_repo=None, model_revisions=repository("b")["model_revisions"])
+    found = merge([one, silent])
+    assert found.source_repo is None
+    assert found.model_revisions is not None
+    assert sorted(found.model_revisions["models"]) == ["a", "b"]
+    assert found.model_revisions["generated_at"] == "b"
 
 
 @pytest.mark.parametrize("name", REFUSED)

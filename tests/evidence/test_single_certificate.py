@@ -85,6 +85,22 @@ CONTRADICTIONS = {
     "plan": lambda d: d["plan"].update(batch_tokens=1),
     "scenario": lambda d: d.update(scenario="other"),
     "bound": lambda d: d["primary_metric"].update(ratio_upper=1.0),
+    "bound in the decision only": lambda d: d["decision"]["checks"][1]["numbers"].pop(
+        "ratio_upper"
+    ),
+    "interval": lambda d: d["primary_metric"]["display_ci"].__setitem__(1, 1.01),
+    "level": lambda d: d["primary_metric"].update(final=1.0),
+    "degraded": lambda d: d["primary_metric"].update(degraded=False),
+    "tail": lambda d: d["tail"].update(n_windows_above=7),
+    "drift": lambda d: d["drift"].update(p_value=0.123),
+    "guard": lambda d: d["invariants"].update(n_violations=7),
+    "flag left out": lambda d: d["validation"].pop("invariants_pass"),
+    "confidence": lambda d: d["confidence"].update(label="High"),
+    "check twice": lambda d: d["decision"]["checks"].append(d["decision"]["checks"][0]),
+    "metric": lambda d: d["decision"].update(metric="accuracy"),
+    "pairing": lambda d: d["pairing"].update(match_fraction=0.5),
+    "seed": lambda d: d["seeds"].update(dataset=9),
+    "mode": lambda d: d["determinism"].update(requested="throughput"),
 }
 
 

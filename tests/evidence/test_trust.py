@@ -162,6 +162,12 @@ def test_one_key_under_two_names_is_one_key(pack: Any, tmp_path: Path) -> None:
     assert (errors(report), report.exit_status) == (["TRUST_STORE"], 2)
 
 
+def test_a_key_may_never_expire(pack: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store.yaml"
+    store.write_text(f"keys: [{{fingerprint: {pack.fingerprint}, not_after: 9999-12-31}}]")
+    assert pack.verify(expected_fingerprints=(), trust_store=store).exit_status == 0
+
+
 def test_expired_keys_do_not_count_towards_a_threshold(pack: Any, tmp_path: Path) -> None:
     other = json.dumps(public_pem(OTHER.public_key()).decode())
     keys = f"[{{fingerprint: {pack.fingerprint}}}, {{pem: {other}, not_after: 2026-01-01}}]"

@@ -114,3 +114,29 @@ def test_the_schemas_of_large_documents_are_known_to_the_last_keyword(name):
     assert name in names("schemas", ".schema.json")
     quick = quick_accept(schema(name))
     assert quick.__qualname__ != quick_accept({"unevaluatedItems": False}).__qualname__
+
+
+def test_a_long_list_of_objects_is_looked_through_once_for_repetitions():
+    unique = strict_validator()({"uniqueItems": True})
+    many = [{"a": [number]} for number in range(30_000)]
+    assert unique.is_valid(many)
+    assert not unique.is_valid([*many, {"a": [7]}])
+    assert unique.is_valid([1, True, 1.0, "1"])
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+def test_of_branches_that_do_not_fit_no_more_than_the_first_error_is_made(keyword):
+    made = []
+
+    class Counted(dict):
+        def __contains__(self, key):
+            made.append(key)
+            return super().__contains__(key)
+
+    wanted = {keyword: [{"type": "array", "items": {"required": ["a"]}}, {"type": "string"}]}
+    first = next(strict_validator()(wanted).iter_errors([Counted() for _ in range(1000)]))
+    assert "is not valid under any of the given schemas" in first.message
+    assert not first.context
+    assert len(made) == 1
+    assert strict_validator()(wanted).is_valid("text")
+    assert not strict_validator()({"oneOf": [{}, {"type": "string"}]}).is_valid("text")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy import yaml_document
 from pytest_invarlock.policy.yaml_document import load_yaml, parse_yaml
 
 if TYPE_CHECKING:
@@ -152,3 +153,17 @@ def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, name="my.yaml")
     assert "stand too deep in one another" in caught.value.cause
+
+
+def test_aliases_may_not_stand_for_more_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_document, "MAX_VALUES", 1000)
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20)]
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml("\n".join(["a0: &a0 [x]", *levels]), name="f.yaml")
+    assert caught.value.code == "TOO_LARGE"
+
+
+@pytest.mark.parametrize("text", ["9" * 401, "0x" + "f" * 401])
+def test_a_number_has_no_more_digits_than_any_that_is_meant(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"f\.yaml:1: .* too many digits"):
+        value_of(text)

@@ -96,6 +96,13 @@ def test_critical_counts_of_the_feasibility_study(n: int, count: int) -> None:
     assert RULE.critical_count(n) == count
 
 
+def test_a_critical_count_is_found_among_millions() -> None:
+    rule = TailRule(benign_rate=0.4, harm_rate=0.41)
+    critical = rule.critical_count(10**8)
+    assert stats.binom.sf(critical - 1, 10**8, 0.4) <= 0.02
+    assert stats.binom.sf(critical - 2, 10**8, 0.4) > 0.02
+
+
 @pytest.mark.parametrize(("n_above", "n"), [(0, 59), (1, 93), (2, 124), (3, 153), (4, 181)])
 def test_smallest_samples_that_exclude_the_harm_rate(n_above: int, n: int) -> None:
     assert RULE.rate_upper(n_above, n) <= 0.05 < RULE.rate_upper(n_above, n - 1)
