@@ -189,9 +189,7 @@ def skipped(scenario: str = "s") -> Facts:
     )
 
 
-def verdict_of(
-    *of: Facts, expected: Expectation = DEMANDED, profile: str = "dev"
-) -> RunVerdict:
+def verdict_of(*of: Facts, expected: Expectation = DEMANDED, profile: str = "dev") -> RunVerdict:
     clean = Expectation("clean", Strictness.MUST_PASS)
     by = judged_by(expectations={("m", "s"): expected, ("m", "noop"): clean}, profile=profile)
     planned = [PlannedScenario("m", one.scenario, 1) for one in of]
@@ -214,9 +212,7 @@ def test_without_its_backend_a_scenario_is_skipped_and_the_verdict_says_so() -> 
 
 @pytest.mark.parametrize("profile", ["ci_cpu", "ci", "release"])
 @pytest.mark.parametrize("strictness", list(Strictness))
-def test_where_a_release_may_hang_on_it_a_skip_fails(
-    strictness: Strictness, profile: str
-) -> None:
+def test_where_a_release_may_hang_on_it_a_skip_fails(strictness: Strictness, profile: str) -> None:
     expected = replace(DEMANDED, strictness=strictness)
     found = verdict_of(
         replace(facts(), scenario="noop"), skipped(), expected=expected, profile=profile
