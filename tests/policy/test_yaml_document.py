@@ -152,3 +152,10 @@ def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, name="my.yaml")
     assert "stand too deep in one another" in caught.value.cause
+
+
+@pytest.mark.parametrize("text", ["9" * 20, "-" + "9" * 19, "9" * 309, "9" * 5000])
+def test_a_count_that_nothing_can_count_to_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(f"a:\n  b: {text}", name="my.yaml")
+    assert caught.value.cause == f"my.yaml:2: {text[:20]}… has too many digits"
