@@ -143,14 +143,18 @@ def _estimate(
         found.memory[key] = found.disk[key] = None
         found.notes.append(f"{pair.name}: its memory is unknown: no checkpoint to read is here")
         return
-    scenarios = suite.scenarios_of(pair)
+    calibration = suite.calibration
+    benign = () if calibration is None else calibration.benign[pair.name]
+    scenarios = (*suite.scenarios_of(pair), *benign)
     edits = [scenario.edit for scenario in scenarios if scenario.edit is not None]
     named = {scenario.subject for scenario in scenarios if scenario.subject is not None}
     others = [read.get(subject) for subject in sorted(named)]
     need = memory_need(baseline, suite.plan, edits, [one for one in others if one is not None])
     found.memory[key] = need
-    draws = {run for scenario in scenarios for run in suite.runs_of(pair, scenario)}
-    found.disk[key] = kept_bytes(baseline, suite.plan, len(draws))
+    own = {run for s in suite.scenarios_of(pair) for run in suite.runs_of(pair, s)}
+    # What a calibration reads are other documents, and so other draws.
+    draws = len(own) + (0 if calibration is None else calibration.draws)
+    found.disk[key] = kept_bytes(baseline, suite.plan, draws)
     if any(one is None for one in others):
         found.notes.append(f"{pair.name}: a subject's memory is unknown: it is not here")
     if not need.is_whole:
@@ -191,7 +195,7 @@ def _memory_problem(found: Outlook) -> ConfigError | None:
     parts = (
         f"baseline {as_bytes(need.baseline)}, edit {as_bytes(need.edit)}, second checkpoint "
         f"{as_bytes(need.subject)}, activations and logits "
-        f"{as_bytes(need.activations + need.logits)}"
+        f"{as_bytes(need.activations + need.logits)}, process {as_bytes(need.process)}"
     )
     if device.free is not None and total * workers > device.free:
         return ConfigError(
@@ -202,7 +206,7 @@ def _memory_problem(found: Outlook) -> ConfigError | None:
             code="MEMORY_SHORT",
         )
     # A checkpoint is read into the host's memory before it goes to a device.
-    staged = max(need.baseline, need.subject) * workers
+    staged = (max(need.baseline, need.subject) + need.process) * workers
     if device.device == "cuda" and found.free_host is not None and staged > found.free_host:
         return ConfigError(
             f"{model}: loading it takes {as_bytes(staged)} of the host's memory, and "
