@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.adapters.registry import BUILT_IN_ADAPTERS
 from pytest_invarlock.adapters.remote_code import runs_own_code
 from pytest_invarlock.errors import ConfigError, ModelLoadError
+from pytest_invarlock.policy.deploy_limits import SKIPPING_PROFILE
+from pytest_invarlock.policy.deploy_names import DEPLOY, SCHEMES
 from pytest_invarlock.preflight.local import local_source
 from pytest_invarlock.preflight.machine import (
     DeviceMemory,
@@ -101,6 +104,7 @@ def look_ahead(
         }
         for pair in suite.pairs:
             _estimate(suite, pair, read, found)
+        found.notes += _without_backend(suite)
     if any(found.memory.values()) or pinning.fetched_bytes:
         _weigh(suites, settings, out, found)
     return found
@@ -159,6 +163,19 @@ def _estimate(
         found.notes.append(f"{pair.name}: a subject's memory is unknown: it is not here")
     if not need.is_whole:
         found.notes.append(f"{pair.name}: memory of activations and logits is unknown")
+
+
+def _without_backend(suite: Suite) -> list[str]:
+    """A note for each deployment whose built-in backend is not installed; others are not asked."""
+    demanded = suite.policy.profile != SKIPPING_PROFILE
+    fails = f", and the verdict of profile {suite.policy.profile} be FAIL" if demanded else ""
+    notes = []
+    for scenario in suite.scenarios:
+        edit = scenario.edit
+        backend = edit.parameters["backend"] if edit is not None and edit.name == DEPLOY else None
+        if backend in SCHEMES and find_spec(backend) is None:
+            notes.append(f"{scenario.name} will be skipped{fails}: {backend} is not installed")
+    return notes
 
 
 def _weigh(suites: Sequence[Suite], settings: Settings, out: Path, found: Outlook) -> None:

@@ -237,3 +237,16 @@ def test_a_calibration_is_planned_and_weighed(ahead: Any, suite_of: Any, tmp_pat
     assert "  calibration 6 measurements, before any scenario" in planned_lines(document)
     alone = ahead("builtin:llama", scenarios=scenarios, mode="calibrate-only")
     assert (alone.memory[key], alone.disk[key]) == (without.memory[key], 3 * kept)
+
+
+def test_a_deployment_without_its_backend_is_told_before(
+    ahead: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy = "  - {id: packed, strictness: must_pass, deploy: {backend: torchao, scheme: int8_weight_only}}\n"
+    monkeypatch.setattr(outlook, "find_spec", lambda _: None)
+    told = "packed will be skipped: torchao is not installed"
+    assert told in ahead("builtin:llama", scenarios=deploy).notes
+    strict = ahead("builtin:llama", scenarios=deploy, profile="ci").notes
+    assert told.replace(":", ", and the verdict of profile ci be FAIL:") in strict
+    monkeypatch.setattr(outlook, "find_spec", lambda name: name)
+    assert told not in ahead("builtin:llama", scenarios=deploy).notes
