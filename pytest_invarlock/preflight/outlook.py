@@ -172,7 +172,7 @@ def _without_backend(suite: Suite) -> list[str]:
     notes = []
     for scenario in suite.scenarios:
         edit = scenario.edit
-        backend = edit.parameters["backend"] if edit is not None and edit.name == DEPLOY else None
+        backend = str(edit.parameters["backend"]) if edit and edit.name == DEPLOY else ""
         if backend in SCHEMES and find_spec(backend) is None:
             notes.append(f"{scenario.name} will be skipped{fails}: {backend} is not installed")
     return notes
