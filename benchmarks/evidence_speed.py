@@ -1,7 +1,8 @@
 """Two rates that verification rests on, each beside a goal.
 
 1. CPU seconds and peak memory of ``invarlock verify`` on a signed pack of 200 certificates, in a
-   process of its own, imports included, compiling not. The pack holds one measured record under 200 names.
+   process of its own, imports included, compiling not. The pack holds one measured record under 200
+   names.
 2. The rate at which a checkpoint's files are hashed ÷ the rate of ``sha256sum`` on the same files,
    alternating.
 

@@ -34,13 +34,18 @@ class Calibrated:
 
 
 def calibrated_in_run(workbench: Workbench, suite: Suite, pair: Pair, item: Any) -> Calibrated:
-    """The preset of ``pair``: the one this run wrote of the same inputs, else derived now.
+    """The preset of ``pair``: this run's of the same inputs, a resumed run's, else derived now.
 
     Of several workers one derives and the others wait for it; ``item`` is told how far it is.
     Raises InvarlockError where a subject cannot be measured; then no preset is written.
     """
     from pytest_invarlock.calibration.preset_file import FOLDER, read_preset, write_preset
-    from pytest_invarlock.core.calibration import calibrate, calibration_inputs, calibration_plan
+    from pytest_invarlock.core.calibration import (
+        BASELINE,
+        calibrate,
+        calibration_inputs,
+        calibration_plan,
+    )
 
     if suite.calibration is None:
         raise ValueError(f"suite {suite.name!r} derives no presets")
@@ -59,12 +64,22 @@ def calibrated_in_run(workbench: Workbench, suite: Suite, pair: Pair, item: Any)
         stored = read_preset(run.path, pair.name)
         if stored is not None and stored[META]["inputs"] == inputs:
             return Calibrated(stored, shown)
+        resumption, pins = workbench.resumption, workbench.pins
+        there, plan = pins.pair(pair), pins.plan(calibration_plan(suite.plan))
+        # Of another checkpoint that is benign the inputs hold no digest.
+        known = all(scenario.subject is None for scenario in suite.calibration.benign[pair.name])
+        taken = resumption.take_over_preset(run, there, BASELINE, plan, inputs) if known else None
+        if taken is not None:
+            return Calibrated(taken, shown)
+        # Before the bench reads the data: what is read later may be another file.
+        asked = resumption.asked(run, there, BASELINE, plan) if known else None
         bench = workbench.bench(run, pair, calibration_plan(suite.plan))
         bench.progress = lambda what, done, total: workbench.report_progress(
             item, f"{label} {stage} {what} {done}/{total} windows"
         )
         derived = calibrate(bench, suite.calibration, suite.policy, inputs=inputs, progress=step)
         write_preset(run.path, derived.document)
+        resumption.keep_preset(run, asked, there, BASELINE, derived.facts, inputs)
     return Calibrated(derived.document, shown, tuple(derived.held_out.problems()))
 
 

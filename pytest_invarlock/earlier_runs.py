@@ -1,6 +1,6 @@
-"""Earlier runs: which one is continued, and which of its records may be taken over.
+"""Earlier runs: which one is continued, and which of its records and presets may be taken over.
 
-Beside each record lies its *request*, in ``state/``: what was asked for, as far as it can be known
+To each of them belongs its *request*, in ``state/``: what was asked for, as far as it can be known
 before anything is loaded. A record is taken over where its request is equal, and only then.
 """
 
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.errors import ConfigError, EvidenceError, InvarlockError
 from pytest_invarlock.evidence.atomic import write_json
-from pytest_invarlock.evidence.strict_json import canonical, loads
+from pytest_invarlock.evidence.strict_json import canonical, digest, loads
 from pytest_invarlock.path_names import slug
+from pytest_invarlock.policy.calibrated_preset import META
 from pytest_invarlock.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -37,6 +38,15 @@ class Found:
     """
 
     record: Record | None
+    run_id: str | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FoundPreset:
+    """A preset that may be taken over and the run it stands in, or why there is none."""
+
+    document: Mapping[str, Any] | None
     run_id: str | None
     reasons: tuple[str, ...]
 
@@ -164,7 +174,7 @@ def find_record(
             continue
         try:
             record = run.read_record(model, scenario, draw)
-            stored = _read_request(run, model, scenario, draw)
+            stored = _read_request(_request_path(run, model, scenario, draw))
         except (InvarlockError, OSError) as error:
             code = error.code if isinstance(error, InvarlockError) else "UNREADABLE"
             reasons.append(f"{run.run_id}: {code}")
@@ -174,6 +184,46 @@ def find_record(
             return Found(record, str(stored.get("taken_from", run.run_id)), tuple(reasons))
         reasons.append(f"{run.run_id}: {why}")
     return Found(None, None, tuple(reasons))
+
+
+def keep_preset_request(
+    run: RunDirectory, document: Mapping[str, Any], request: Mapping[str, Any]
+) -> None:
+    """Write down what a preset of ``run`` was derived from, bound to its document."""
+    path = _preset_request_path(run, document[META]["model"])
+    path.parent.mkdir(exist_ok=True)
+    stated = {"preset_digest": digest(dict(document)), "request": dict(request)}
+    write_json(path, {"format": REQUEST_FORMAT, **stated})
+
+
+def find_preset(
+    earlier: Sequence[RunDirectory], request: Mapping[str, Any], model: str
+) -> FoundPreset:
+    """The first preset of ``model`` in ``earlier`` runs that an equal request was for, and held."""
+    # Light until used: they need scipy.
+    from pytest_invarlock.calibration.preset_file import read_presets
+    from pytest_invarlock.calibration.requirement import calibration_problem
+
+    reasons = []
+    for run in earlier:
+        try:
+            preset = read_presets(run.path, [model]).get(model)
+            if preset is None:
+                continue
+            stored = _read_request(_preset_request_path(run, model))
+        except (InvarlockError, OSError) as error:
+            code = error.code if isinstance(error, InvarlockError) else "UNREADABLE"
+            reasons.append(f"{run.run_id}: {code}")
+            continue
+        why = calibration_problem(preset)
+        if why is None and stored.get("preset_digest") != digest(preset):
+            why = "the request is another preset's"
+        if why is None and (differing := differences(stored.get("request"), request)):
+            why = f"{', '.join(differing)} differ"
+        if why is None:
+            return FoundPreset(preset, run.run_id, tuple(reasons))
+        reasons.append(f"{run.run_id}: {why}")
+    return FoundPreset(None, None, tuple(reasons))
 
 
 def differences(stored: Any, request: Mapping[str, Any]) -> list[str]:
@@ -213,8 +263,11 @@ def _request_path(run: RunDirectory, model: str, scenario: str, draw: int) -> Pa
     return run.state / "requests" / slug(model) / slug(scenario) / f"run_{draw}.json"
 
 
-def _read_request(run: RunDirectory, model: str, scenario: str, draw: int) -> dict[str, Any]:
-    path = _request_path(run, model, scenario, draw)
+def _preset_request_path(run: RunDirectory, model: str) -> Path:
+    return run.state / "preset_requests" / f"{slug(model)}.json"
+
+
+def _read_request(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise EvidenceError("no request was kept", remedy="", code="NO_REQUEST")
     document = loads(path.read_bytes(), max_bytes=MAX_REQUEST_BYTES)

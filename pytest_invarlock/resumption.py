@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.earlier_runs import (
     continued,
+    find_preset,
     find_record,
+    keep_preset_request,
     keep_request,
     newest_run,
     taken_over,
@@ -19,9 +21,11 @@ from pytest_invarlock.policy.settings import NEWEST
 from pytest_invarlock.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_invarlock.core.request import Requests
     from pytest_invarlock.plan import MeasurementPlan, Pair, Scenario
-    from pytest_invarlock.records import Record
+    from pytest_invarlock.records import Facts, Record
 
 SALT_BYTES = 32
 
@@ -119,6 +123,55 @@ class Resumption:
         request = answered(asked, pair, scenario, record.facts)
         if request is not None:
             keep_request(run, record, request)
+
+    def take_over_preset(
+        self, run: RunDirectory, pair: Pair, scenario: Scenario, plan: MeasurementPlan, inputs: str
+    ) -> Mapping[str, Any] | None:
+        """Copy the preset that an earlier run derived of the same; None where none did.
+
+        Args:
+            run: where it goes.
+            pair: the model.
+            scenario: the baseline against itself.
+            plan: on which benign runs are measured.
+            inputs: the digest of all else that it follows from.
+        """
+        from pytest_invarlock.calibration.preset_file import write_preset
+
+        earlier = continued(run) if self.reference is not None else []
+        if not earlier:
+            return None
+        try:
+            request = self._made_requests().expected(pair, scenario, plan) | {"inputs": inputs}
+        except (InvarlockError, OSError) as error:
+            self._log_unidentified(run, pair, scenario, plan, error)
+            return None
+        found = find_preset(earlier, request, pair.name)
+        for reason in found.reasons:
+            run.log(self.worker, "preset_not_taken_over", model=pair.name, reason=reason)
+        if found.document is not None:
+            keep_preset_request(run, found.document, request)
+            write_preset(run.path, found.document)
+            run.log(self.worker, "preset_taken_over", model=pair.name, run=str(found.run_id))
+        return found.document
+
+    def keep_preset(
+        self,
+        run: RunDirectory,
+        asked: dict[str, Any] | None,
+        pair: Pair,
+        scenario: Scenario,
+        facts: Facts,
+        inputs: str,
+    ) -> None:
+        """Write down what the preset of ``run`` was derived from; ``facts`` are of ``scenario``."""
+        from pytest_invarlock.calibration.preset_file import read_preset
+        from pytest_invarlock.core.request import answered
+
+        request = None if asked is None else answered(asked, pair, scenario, facts)
+        document = read_preset(run.path, pair.name)
+        if request is not None and document is not None:
+            keep_preset_request(run, document, {**request, "inputs": inputs})
 
     def _made_requests(self) -> Requests:
         if self._requests is None:

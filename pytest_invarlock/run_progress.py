@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_invarlock.earlier_runs import is_taken_over
 from pytest_invarlock.evidence.atomic import write_json
 from pytest_invarlock.plan import PlannedScenario
+from pytest_invarlock.policy.deploy_limits import SKIPPED_CODE
 from pytest_invarlock.run_directory import RunDirectory, runs_of_session
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class RunProgress:
             if done + failed < planned:
                 status = "incomplete"
         remaining = self.seconds_remaining() if status == "running" else None
+        # A calibration alone plans no record.
+        share = (done + failed) / planned if planned else float(status == "completed")
         self._next = self.clock() + SECONDS_BETWEEN_WRITES
         now = _stamp(datetime.now(UTC))
         # Whoever watches is told nothing new; the measurement goes on.
@@ -111,7 +114,7 @@ class RunProgress:
                     "planned_records": planned,
                     "done_records": done,
                     "failed_records": failed,
-                    "progress_pct": round(100 * (done + failed) / planned, 1) if planned else 0.0,
+                    "progress_pct": round(100 * share, 1),
                     "seconds_elapsed": round(self.clock() - self._start, 1),
                     "seconds_remaining": None if remaining is None else round(remaining, 1),
                 },
@@ -194,7 +197,9 @@ class RunProgress:
             return _Stored((path.parent.parent.name, path.parent.name), True, None, None, False)
         taken = is_taken_over(self.run, *key, draw)
         worker = None if taken else seen.get("worker")
-        return _Stored(key, failed is not None, worker, seen.get("device"), taken)
+        # A deployment that was skipped is no failure, as its items are none.
+        has_failed = failed not in (None, SKIPPED_CODE)
+        return _Stored(key, has_failed, worker, seen.get("device"), taken)
 
 
 @dataclass(slots=True, repr=False)

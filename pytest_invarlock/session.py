@@ -146,6 +146,8 @@ class RunController:
 
         hook = session.config.hook
         reports = verdict_reports(summary)
+        # Collected by nobody, and yet reported: progress would pass 100 %.
+        session.testscollected += 1
         hook.pytest_runtest_logstart(nodeid=reports[0].nodeid, location=reports[0].location)
         for report in reports:
             hook.pytest_runtest_logreport(report=report)

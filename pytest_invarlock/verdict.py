@@ -11,7 +11,7 @@ from pytest_invarlock.alarms import Alarm, alarms
 from pytest_invarlock.decision import Decision, Outcome
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.decision_policy import DecisionPolicy
-from pytest_invarlock.policy.deploy_limits import DEPLOYABLE
+from pytest_invarlock.policy.deploy_limits import DEPLOYABLE, SKIPPING_PROFILE
 from pytest_invarlock.run_requirements import (
     Requirement,
     expectation_requirements,
@@ -68,8 +68,9 @@ def decide_run(
 
     So are draws of one scenario that are of different metrics, or cut their windows by different
     conventions: their numbers are not comparable. Every run of a scenario counts; a requirement
-    stands only where some scenario demands it. Of a deployable scenario whose backend is not there
-    nothing is demanded: the verdict says so, and is a FAIL where nothing else was measured.
+    stands only where some scenario demands it. A deployable scenario whose backend is not there
+    breaks one too, but in profile dev: there nothing is demanded of it, the verdict says so, and is
+    a FAIL where nothing else was measured.
 
     Args:
         planned: what the run set out to measure.
@@ -88,7 +89,7 @@ def decide_run(
     if comparable is not None:
         requirements.append(comparable)
     if skipped:
-        requirements.append(_skips(skipped))
+        requirements.append(_skips(skipped, policies))
     without = {(d.model, d.scenario) for d in skipped}
     scenarios = scenario_runs(ordered, {k: p for k, p in policies.items() if k not in without})
     fractions = signal_fractions(scenarios, policies)
@@ -105,11 +106,21 @@ def decide_run(
     )
 
 
-def _skips(skipped: Sequence[Decision]) -> Requirement:
-    """States what was skipped and why; it holds, since a backend need not be installed."""
+def _skips(
+    skipped: Sequence[Decision], policies: Mapping[tuple[str, str], DecisionPolicy]
+) -> Requirement:
+    """States what was skipped and why; it holds at the desk, where no backend need be installed."""
     told = dict.fromkeys(f"{d.model} {d.scenario}: {d.text}" for d in skipped)
     text = f"{len(skipped)} records without their backend: {'; '.join(sorted(told))}"
-    return Requirement("deployable_skipped", True, text)
+    failures = []
+    for decision in skipped:
+        policy = policies.get((decision.model, decision.scenario))
+        if policy is not None and policy.profile != SKIPPING_PROFILE:
+            reason = f"run {decision.draw}: {decision.text}; profile {policy.profile} demands it"
+            failures.append(
+                {"model": decision.model, "scenario": decision.scenario, "reason": reason}
+            )
+    return Requirement("deployable_skipped", not failures, text, tuple(failures))
 
 
 def _one_convention(decisions: Sequence[Decision]) -> Requirement | None:
@@ -166,7 +177,8 @@ def _verdict(requirements: Iterable[Requirement], decisions: Sequence[Decision])
     broken = [rule for rule in requirements if not rule.passed]
     if not broken:
         return "PASS"
-    unmet = [d for d in decisions if not d.expectation_met]
+    # A skip that breaks something is among what is broken.
+    unmet = [d for d in decisions if not d.expectation_met and d.outcome is not Outcome.SKIPPED]
     open_questions = {rule.name for rule in broken} <= _OPEN
     if open_questions and all(d.outcome is Outcome.INCONCLUSIVE for d in unmet):
         return "INCONCLUSIVE"

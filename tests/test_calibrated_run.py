@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_invarlock.adapters.model_source import checkpoint_digest, resolve_model
 from pytest_invarlock.calibrated_run import calibrated_in_run
 from pytest_invarlock.core.calibration import calibration_inputs
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.errors import DataError, InvarlockError
 from pytest_invarlock.policy.calibrated_preset import META
-from pytest_invarlock.policy.settings import Settings
+from pytest_invarlock.policy.settings import NEWEST, Settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
 from pytest_invarlock.resumption import Resumption
 from pytest_invarlock.workbench import Workbench
@@ -65,14 +67,26 @@ class Lab:
             raise self.outcome
         document = preset(self.pair.name, self.outcome)
         document[META]["inputs"] = inputs
-        return SimpleNamespace(document=document, held_out=SimpleNamespace(problems=list))
+        loaded = checkpoint_digest(resolve_model(self.pair.baseline).directory)
+        facts = SimpleNamespace(baseline={"checkpoint_digest": loaded})
+        held_out = SimpleNamespace(problems=list)
+        return SimpleNamespace(document=document, held_out=held_out, facts=facts)
 
-    def workbench(self, worker: str = "gw0") -> Workbench:
+    def workbench(self, worker: str = "gw0", *, day: int = 1, resume: bool = False) -> Workbench:
+        """Of the session of a day; one that resumes continues the newest earlier one."""
         return Workbench(
-            self.out, "s", "20260101T000000Z", worker, 1,
+            self.out, f"s{day}", f"202601{day:02}T000000Z", worker, 1,
             allow_network=False, report_progress=lambda _, text: self.told.append(text),
-            resumption=Resumption(None, worker, 1, allow_network=False),
+            resumption=Resumption(NEWEST if resume else None, worker, 1, allow_network=False),
         )  # fmt: skip
+
+    def resumed(self, day: int) -> tuple[int, Any, list[str]]:
+        """How often a session that resumes derives; its preset; why it took none over."""
+        before, bench = len(self.derived), self.workbench(day=day, resume=True)
+        preset = calibrated_in_run(bench, self.suite, self.pair, self.item("a")).document
+        log = (bench.suite_run(self.suite).path / "logs" / "gw0.log").read_text()
+        why = [line.split(": ")[-1] for line in log.splitlines() if "preset_not_taken" in line]
+        return len(self.derived) - before, preset, why
 
     def item(self, scenario: str, *collected: str) -> Any:
         nodes = [SimpleNamespace(nodeid=f"small::m::{scenario}::tail"), *map(node, collected)]
@@ -157,3 +171,38 @@ def test_the_item_and_a_scenario_read_one_preset(lab: Lab) -> None:
     assert first.document[META]["inputs"] == calibration_inputs(
         lab.suite.plan, calibration, lab.pair, lab.suite.policy
     )
+
+
+def test_a_resumed_run_takes_over_a_preset_of_equal_inputs_and_no_other(lab: Lab) -> None:
+    first = calibrated_in_run(lab.workbench(), lab.suite, lab.pair, lab.item("a")).document
+    assert lab.resumed(2) == (0, first, [])
+    # That run took its preset over itself, and is continued all the same.
+    assert lab.resumed(3) == (0, first, [])
+    for folder in lab.out.glob("small-*/state/preset_requests"):
+        (path,) = folder.iterdir()
+        stated = json.loads(path.read_text())
+        stated["request"]["plan"]["threads"] += 1
+        path.write_text(json.dumps(stated))
+    derived, _, why = lab.resumed(4)
+    assert (derived, why) == (1, ['plan.threads differ"}'] * 3)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAIL, Outcome.ERROR])
+def test_a_preset_that_did_not_hold_is_derived_again_by_a_resumed_run(
+    lab: Lab, outcome: Outcome
+) -> None:
+    lab.outcome = outcome
+    calibrated_in_run(lab.workbench(), lab.suite, lab.pair, lab.item("a"))
+    derived, _, why = lab.resumed(2)
+    assert (derived, len(why)) == (1, 1)
+    assert "held-out benign runs" in why[0]
+
+
+def test_a_preset_that_another_hand_changed_is_not_taken_over(lab: Lab) -> None:
+    calibrated_in_run(lab.workbench(), lab.suite, lab.pair, lab.item("a"))
+    (path,) = lab.out.glob("small-*/presets/*.json")
+    document = json.loads(path.read_text())
+    document["description"] = "another"
+    path.write_text(json.dumps(document))
+    derived, _, why = lab.resumed(2)
+    assert (derived, why) == (1, ["the request is another preset's\"}"])

@@ -128,6 +128,27 @@ def test_the_last_state_says_how_it_ended(
     assert watched.state("workers")["workers"][0]["scenario"] is None
 
 
+def test_a_skipped_deployment_is_no_failure(watched: Watched) -> None:
+    watched.saw("a")
+    watched.record("a", error="BACKEND_UNAVAILABLE")
+    for scenario, draw in (("a", 1), ("b", 0), ("c", 0)):
+        watched.record(scenario, draw)
+    watched.progress.end({watched.run.run_id: True})
+    state = watched.state()
+    assert (state["status"], state["failed_records"]) == ("completed", 0)
+
+
+def test_a_calibration_alone_ends_at_a_hundred_percent(watched: Watched) -> None:
+    node = NODE.replace("{}::drift", "calibration::preset")
+    plan = {"name": "s", "node_prefix": "invarlock/s", "node_ids": [node], "planned": []}
+    watched.run.write_plan(plan, replace=True)
+    watched.progress.saw(node, "gw0")
+    assert watched.state()["progress_pct"] == 0
+    assert watched.state("workers")["workers"][0]["scenario"] == "calibration"
+    watched.progress.end({watched.run.run_id: True})
+    assert (watched.state()["status"], watched.state()["progress_pct"]) == ("completed", 100.0)
+
+
 def test_a_run_that_lacks_a_record_is_never_called_complete(watched: Watched) -> None:
     watched.saw("a")
     watched.record("a")

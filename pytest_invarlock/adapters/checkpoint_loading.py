@@ -38,7 +38,7 @@ def load_config(source: ModelSource) -> Any:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        return AutoConfig.from_pretrained(
+        config: Any = AutoConfig.from_pretrained(
             str(source.directory), local_files_only=True, trust_remote_code=trust
         )
     # What transformers raises of values that it cannot use has no common base.
@@ -46,13 +46,21 @@ def load_config(source: ModelSource) -> Any:
         ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
         StrictDataclassError,
     ) as error:  # fmt: skip
-        raise ModelLoadError(
-            f"{source.reference}: its configuration cannot be used: {_first_line(error)}",
-            remedy="check config.json",
-            code="MODEL_CONFIG",
-        ) from error
+        raise _unusable_config(source, _first_line(error)) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+    # transformers takes any value; a text or a mapping is gone through as names of no known head.
+    if not isinstance(config.architectures or (), list | tuple | str | dict):
+        raise _unusable_config(source, "architectures is no list of names")
+    return config
+
+
+def _unusable_config(source: ModelSource, why: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"{source.reference}: its configuration cannot be used: {why}",
+        remedy="check config.json",
+        code="MODEL_CONFIG",
+    )
 
 
 def load_checkpoint(
@@ -130,7 +138,11 @@ def _load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    # Nor has what it raises of values that no model can be made of.
+    except (
+        ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
+        ValueError, SafetensorError,
+    ) as error:  # fmt: skip
         raise ModelLoadError(
             f"{source.reference}: its weights cannot be loaded: {_first_line(error)}",
             remedy="check that weights and config.json belong together",

@@ -124,10 +124,14 @@ def _groups(limits: GroupLimits) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A preset's document, and what was found on the held-out draws."""
+    """A preset's document, what was found on the held-out draws, the first run's facts.
+
+    ``facts`` are of the baseline against itself: what was loaded and read is stated there.
+    """
 
     document: Mapping[str, Any]
     held_out: HeldOut
+    facts: Facts
 
 
 @dataclass(slots=True)
@@ -172,12 +176,14 @@ def calibrate(
     total = len(subjects) * (calibration.runs + calibration.held_out)
     data = _Data()
     runs: list[BenignRun] = []
+    seen: list[Facts] = []
     done = 0
     deriving = range(calibration.runs)
     for facts, decision in _measured(bench, subjects, deriving, judged, data):
         done += 1
         progress(f"{done}/{total}")
         runs.append(benign_run(facts, decision))
+        seen = seen or [facts]
     limits = derive(runs, tier_limits(judged))
     draft = _document(bench, calibration, judged, runs, limits, HeldOut(), inputs, data)
     tight = tightened(judged, CalibratedPreset.of(draft))
@@ -189,7 +195,7 @@ def calibrate(
         found.append(decision)
     checked = HeldOut.of(held_out, found)
     document = _document(bench, calibration, judged, runs, limits, checked, inputs, data)
-    return Derived(document, checked)
+    return Derived(document, checked, seen[0])
 
 
 def _measured(

@@ -102,12 +102,14 @@ def _shallower(config: Mapping[str, Any], depth: int, *, decoder: bool) -> dict[
     return {**dict.fromkeys(keys, depth - 1), **lists}
 
 
-def weight_tying_break(view: CheckpointView) -> CheckpointView:
+def weight_tying_break(view: CheckpointView, *, untied: str = "error") -> CheckpointView:
     """Give each tied name a tensor of its own, equal in value, and configure no tying.
 
     The function computed is the same; training or editing one of them no longer moves the other.
-    An untied model is an error: tying it would be another fault. T5 is unlike others: it
-    ties whatever its configuration says, and reads the key as another scale of its outputs.
+    An untied model is an error: tying it is another fault, which ``untied="tie"`` asks for there:
+    the head becomes the embedding, as a loader makes it where the configuration wrongly ties them.
+    T5 is unlike others: it ties whatever its configuration says, and reads the key as another
+    scale of its outputs.
     """
     owner: dict[tuple[int, tuple[int, ...]], str] = {}
     tensors = dict(view.tensors)
@@ -115,9 +117,23 @@ def weight_tying_break(view: CheckpointView) -> CheckpointView:
         key = (tensor.data_ptr(), tuple(tensor.shape))
         if owner.setdefault(key, name) != name and tensor.numel():
             tensors[name] = tensor.clone()
-    if all(tensors[name] is view.tensors[name] for name in tensors):
-        raise no_target("no tied weights", "choose a model whose head is its embedding")
-    return replace(view, tensors=tensors, config={**view.config, "tie_word_embeddings": False})
+    if any(tensors[name] is not view.tensors[name] for name in tensors):
+        return replace(view, tensors=tensors, config={**view.config, "tie_word_embeddings": False})
+    if untied == "tie":
+        return _tied(view)
+    raise no_target("no tied weights", "choose a model whose head is its embedding, or untied: tie")
+
+
+def _tied(view: CheckpointView) -> CheckpointView:
+    """``view`` with its embedding as its head."""
+    # In the order of the model: the embedding comes first.
+    named = [name for name in view.tensors if name in view.token_axes]
+    tables = [name for name in named if view.tensors[name].ndim > 1]
+    heads = [n for n in tables[1:] if view.tensors[n].shape == view.tensors[tables[0]].shape]
+    if not heads:
+        raise no_target("no head of the embedding's shape to tie to it")
+    tensors = {**view.tensors, **dict.fromkeys(heads, view.tensors[tables[0]])}
+    return replace(view, tensors=tensors, config={**view.config, "tie_word_embeddings": True})
 
 
 def dtype_change(view: CheckpointView, *, dtype: str = "float16") -> CheckpointView:

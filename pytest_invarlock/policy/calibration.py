@@ -44,6 +44,15 @@ class Calibration:
     held_out: int
     benign: Mapping[str, tuple[Scenario, ...]]
 
+    @property
+    def draws(self) -> int:
+        """How many draws of windows are measured in all."""
+        return self.runs + self.held_out
+
+    def measurements(self, pair: Pair) -> int:
+        """How many measurements of ``pair`` that makes, the baseline itself among its subjects."""
+        return (1 + len(self.benign[pair.name])) * self.draws
+
     def document(self, pair: Pair) -> dict[str, Any]:
         """What is measured of ``pair``, as plain JSON values."""
         return {

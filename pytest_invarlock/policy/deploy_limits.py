@@ -12,6 +12,8 @@ DEPLOYABLE = "deployable"
 """The check that a scenario with a ``deploy`` key is judged by, beside its tier's own."""
 SKIPPED_CODE = "BACKEND_UNAVAILABLE"
 """The error code of a record whose backend is not installed, or does not run on the device."""
+SKIPPING_PROFILE = "dev"
+"""The only profile in which a deployment that was skipped leaves the verdict to the rest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,13 @@ def _construct_mapping(
     return result
 
 
+def _bounded(number: int) -> int:
+    """``number``, unless it is larger than what torch and numpy count with."""
+    if abs(number) > sys.maxsize:
+        raise ValueError("too large")
+    return number
+
+
 def _scalar(node: yaml.Node) -> str | int | float | bool | None:
     text = str(node.value)
     if isinstance(node, yaml.ScalarNode) and node.style in ("'", '"', "|", ">"):
@@ -205,7 +213,7 @@ def _scalar(node: yaml.Node) -> str | int | float | bool | None:
     if _INT.match(text):
         if len(text) > MAX_DIGITS:
             raise ValueError("too many digits")
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        return _bounded(int(text, 0) if text[:2] in ("0o", "0x") else int(text))
     if _FLOAT.match(text):
         return float(text)
     if _SPECIAL_FLOAT.match(text):

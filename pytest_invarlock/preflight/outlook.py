@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_invarlock.adapters.registry import BUILT_IN_ADAPTERS
 from pytest_invarlock.adapters.remote_code import runs_own_code
 from pytest_invarlock.errors import ConfigError, ModelLoadError
+from pytest_invarlock.policy.deploy_limits import SKIPPING_PROFILE
+from pytest_invarlock.policy.deploy_names import DEPLOY, SCHEMES
 from pytest_invarlock.preflight.local import local_source
 from pytest_invarlock.preflight.machine import (
     DeviceMemory,
@@ -101,6 +104,7 @@ def look_ahead(
         }
         for pair in suite.pairs:
             _estimate(suite, pair, read, found)
+        found.notes += _without_backend(suite)
     if any(found.memory.values()) or pinning.fetched_bytes:
         _weigh(suites, settings, out, found)
     return found
@@ -143,18 +147,35 @@ def _estimate(
         found.memory[key] = found.disk[key] = None
         found.notes.append(f"{pair.name}: its memory is unknown: no checkpoint to read is here")
         return
-    scenarios = suite.scenarios_of(pair)
+    calibration = suite.calibration
+    benign = () if calibration is None else calibration.benign[pair.name]
+    scenarios = (*suite.scenarios_of(pair), *benign)
     edits = [scenario.edit for scenario in scenarios if scenario.edit is not None]
     named = {scenario.subject for scenario in scenarios if scenario.subject is not None}
     others = [read.get(subject) for subject in sorted(named)]
     need = memory_need(baseline, suite.plan, edits, [one for one in others if one is not None])
     found.memory[key] = need
-    draws = {run for scenario in scenarios for run in suite.runs_of(pair, scenario)}
-    found.disk[key] = kept_bytes(baseline, suite.plan, len(draws))
+    own = {run for s in suite.scenarios_of(pair) for run in suite.runs_of(pair, s)}
+    # What a calibration reads are other documents, and so other draws.
+    draws = len(own) + (0 if calibration is None else calibration.draws)
+    found.disk[key] = kept_bytes(baseline, suite.plan, draws)
     if any(one is None for one in others):
         found.notes.append(f"{pair.name}: a subject's memory is unknown: it is not here")
     if not need.is_whole:
         found.notes.append(f"{pair.name}: memory of activations and logits is unknown")
+
+
+def _without_backend(suite: Suite) -> list[str]:
+    """A note for each deployment whose built-in backend is not installed; others are not asked."""
+    demanded = suite.policy.profile != SKIPPING_PROFILE
+    fails = f", and the verdict of profile {suite.policy.profile} be FAIL" if demanded else ""
+    notes = []
+    for scenario in suite.scenarios:
+        edit = scenario.edit
+        backend = str(edit.parameters["backend"]) if edit and edit.name == DEPLOY else ""
+        if backend in SCHEMES and find_spec(backend) is None:
+            notes.append(f"{scenario.name} will be skipped{fails}: {backend} is not installed")
+    return notes
 
 
 def _weigh(suites: Sequence[Suite], settings: Settings, out: Path, found: Outlook) -> None:
@@ -191,7 +212,7 @@ def _memory_problem(found: Outlook) -> ConfigError | None:
     parts = (
         f"baseline {as_bytes(need.baseline)}, edit {as_bytes(need.edit)}, second checkpoint "
         f"{as_bytes(need.subject)}, activations and logits "
-        f"{as_bytes(need.activations + need.logits)}"
+        f"{as_bytes(need.activations + need.logits)}, process {as_bytes(need.process)}"
     )
     if device.free is not None and total * workers > device.free:
         return ConfigError(
@@ -202,7 +223,7 @@ def _memory_problem(found: Outlook) -> ConfigError | None:
             code="MEMORY_SHORT",
         )
     # A checkpoint is read into the host's memory before it goes to a device.
-    staged = max(need.baseline, need.subject) * workers
+    staged = (max(need.baseline, need.subject) + need.process) * workers
     if device.device == "cuda" and found.free_host is not None and staged > found.free_host:
         return ConfigError(
             f"{model}: loading it takes {as_bytes(staged)} of the host's memory, and "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.settings import Settings
     from pytest_invarlock.policy.suite import Suite
 
-STRICT_PROFILES = ("ci", "release")
+STRICT_PROFILES = ("ci_cpu", "ci", "release")
 """Profiles in which a Hub model without a network needs a pinned revision."""
 _NOWHERE = Revisions("", {})
 
@@ -78,7 +78,7 @@ def pin_suite(
     With the network the Hub is asked, and a file that is given and there says at which revision,
     else the run that is resumed. Without it the file, the resumed run or else the newest earlier
     run of the suite says the commit; a model that none names needs its own ``@revision`` in
-    profiles ci and release. Adapters of other packages
+    every profile but dev. Adapters of other packages
     read references of their own: none of theirs is looked at.
 
     Args:

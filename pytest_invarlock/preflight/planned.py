@@ -25,7 +25,8 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class PlannedTime:
-    """Seconds of measuring in all, by records of an earlier run; ``timed`` of ``planned`` draws.
+    """Seconds of measuring in all, by records of an earlier run; ``timed`` of ``planned`` draws,
+    those of a calibration among the planned.
 
     ``seconds`` is None where no planned scenario was ever timed. They are a single worker's: as
     many as measure at once share them.
@@ -62,6 +63,7 @@ def planned_document(
         "models": [pair.name for pair in suite.pairs],
         "scenarios": len(suite.scenarios),
         "measurements": _measurements(suite),
+        "calibration_measurements": _calibrating(suite),
         "confirmed": _confirmed(suite),
         "items": len(items),
         "tier": policy.tier,
@@ -112,6 +114,9 @@ def planned_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     if document["confirmed"]:
         lines.insert(1, f"  two draws at least, to confirm: {', '.join(document['confirmed'])}")
+    if document["calibration_measurements"]:
+        told = f"{document['calibration_measurements']} measurements, before any scenario"
+        lines.insert(1, f"  calibration {told}")
     lines += _memory_lines(document["memory"])
     disk = document["disk"]
     lines.append(
@@ -133,7 +138,8 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
         (pair.name, scenario.name): len(suite.runs_of(pair, scenario))
         for pair, scenario in suite.planned()
     }
-    planned = sum(wanted.values())
+    # Nothing tells how long a calibration took.
+    planned = sum(wanted.values()) + _calibrating(suite)
     for run in reversed(run_folders(out, suite.name)):
         seconds, timed = 0.0, 0
         for (model, scenario), draws in wanted.items():
@@ -163,6 +169,11 @@ def _seconds(folder: Path) -> list[float]:
 
 def _measurements(suite: Suite) -> int:
     return sum(len(suite.runs_of(pair, scenario)) for pair, scenario in suite.planned())
+
+
+def _calibrating(suite: Suite) -> int:
+    calibration = suite.calibration
+    return 0 if calibration is None else sum(map(calibration.measurements, suite.pairs))
 
 
 def _confirmed(suite: Suite) -> list[str]:
@@ -215,7 +226,8 @@ def _memory_lines(memory: Mapping[str, Any]) -> list[str]:
             f"  memory {name}: {as_bytes(need['total'])} a worker (baseline "
             f"{as_bytes(need['baseline'])}, edit {as_bytes(need['edit'])}, second checkpoint "
             f"{as_bytes(need['subject'])}, activations {as_bytes(need['activations'])}, logits "
-            f"{as_bytes(need['logits'])})" + ("" if need["whole"] else ", not all of it known")
+            f"{as_bytes(need['logits'])}, process {as_bytes(need['process'])})"
+            + ("" if need["whole"] else ", not all of it known")
         )
     taken = memory["taken_by_others"]
     used = "" if not taken else f", {as_bytes(taken)} taken by others"

@@ -147,8 +147,12 @@ def test_a_model_that_is_not_decoder_only_is_refused(
 
 @pytest.mark.parametrize(
     "change",
-    [{"model_type": "unheard_of"}, {"model_type": 7}, {"hidden_size": "wide"}, {"hidden_size": 33}],
-)
+    [
+        {"model_type": "unheard_of"}, {"model_type": 7}, {"hidden_size": "wide"},
+        {"hidden_size": 33}, {"architectures": 5}, {"architectures": True}, {"hidden_act": "x"},
+        {"num_key_value_heads": 0}, {"text_config": 5}, {"attn_implementation": 5},
+    ],
+)  # fmt: skip
 def test_a_configuration_that_cannot_be_used_is_refused_in_one_line(
     model: Path, change: dict[str, Any]
 ) -> None:

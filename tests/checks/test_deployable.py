@@ -24,7 +24,7 @@ from pytest_invarlock.records import Facts
 from pytest_invarlock.run_text import _mark
 from pytest_invarlock.verdict import RunVerdict, decide_run
 
-from .made import BASE, OTHER, facts, policy
+from .made import BASE, OTHER, facts, policy, spread
 
 LIMITS = DeployLimits(1.75, 0.95, 0.95, 0.0, 4)
 DEMANDED = Expectation("deployable", Strictness.MUST_PASS, deployable=True)
@@ -189,9 +189,9 @@ def skipped(scenario: str = "s") -> Facts:
     )
 
 
-def verdict_of(*of: Facts, expected: Expectation = DEMANDED) -> RunVerdict:
+def verdict_of(*of: Facts, expected: Expectation = DEMANDED, profile: str = "dev") -> RunVerdict:
     clean = Expectation("clean", Strictness.MUST_PASS)
-    by = judged_by(expectations={("m", "s"): expected, ("m", "noop"): clean})
+    by = judged_by(expectations={("m", "s"): expected, ("m", "noop"): clean}, profile=profile)
     planned = [PlannedScenario("m", one.scenario, 1) for one in of]
     keys = {("m", one.scenario): by for one in of}
     return decide_run(planned, [decide(one, by) for one in of], keys)
@@ -208,6 +208,23 @@ def test_without_its_backend_a_scenario_is_skipped_and_the_verdict_says_so() -> 
     told = f"deployable_skipped: 1 records without their backend: m s: skipped: {REASON}"
     assert f"holds  {told}" in verdict_file_text(found)
     assert (found.counts["outcome_skipped"], found.counts["deployable_total"]) == (1, 1)
+
+
+@pytest.mark.parametrize("profile", ["ci_cpu", "ci", "release"])
+@pytest.mark.parametrize("strictness", list(Strictness))
+def test_where_a_release_may_hang_on_it_a_skip_fails(strictness: Strictness, profile: str) -> None:
+    expected = replace(DEMANDED, strictness=strictness)
+    found = verdict_of(
+        replace(facts(), scenario="noop"), skipped(), expected=expected, profile=profile
+    )
+    assert (found.verdict, found.broken and found.broken.name) == ("FAIL", "deployable_skipped")
+    told = f"run 0: skipped: {REASON}; profile {profile} demands it"
+    assert f"  m s: {told}" in verdict_file_text(found)
+
+
+def test_beside_a_skip_at_the_desk_what_is_inconclusive_stays_so() -> None:
+    found = verdict_of(replace(facts(spread(0.01, 0.02, 5)), scenario="noop"), skipped())
+    assert found.verdict == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize("strictness", list(Strictness))

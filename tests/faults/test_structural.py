@@ -19,6 +19,8 @@ from pytest_invarlock.faults.checkpoint_view import (
 )
 from pytest_invarlock.faults.structural import VIEW_FAULTS, apply_view_fault, view_coverage
 from pytest_invarlock.plan import EditSpec
+from pytest_invarlock.policy.resources import read_text
+from pytest_invarlock.policy.yaml_document import parse_yaml
 
 ARCHITECTURES = ("gpt2", "llama", "gemma", "mixtral", "t5", "bert", "bart", "gpt_neox")
 TIED = {"gpt2", "gemma", "t5", "bert", "bart"}
@@ -153,6 +155,49 @@ def test_untied_weights_load_apart_and_compute_the_same(kind: str, architecture:
     assert loaded is not None
     assert read_structure(loaded, None).ties < read_structure(model, None).ties
     assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - TIED))
+def test_where_nothing_is_tied_it_may_be_asked_to_tie(kind: str, architecture: Any) -> None:
+    model = architecture(kind)
+    view = view_of(model)
+    struck_view = struck(view, "weight_tying_break", untied="tie")
+    evidence = measure_invariants(view_structure(view), view_structure(struck_view))
+    assert len(evidence["ties_added"]) == 1
+    loaded, findings = load_view(struck_view, model)
+    assert findings == ()
+    assert loaded is not None
+    any_loaded: Any = loaded
+    tied = any_loaded.get_output_embeddings().weight, any_loaded.get_input_embeddings().weight
+    assert tied[0].data_ptr() == tied[1].data_ptr()
+    assert torch.equal(tied[1], model.get_input_embeddings().weight)
+    assert not torch.equal(logits(loaded), logits(model))
+    # What is tied is parted all the same.
+    parted = struck(struck_view, "weight_tying_break", untied="tie")
+    assert parted.config["tie_word_embeddings"] is False
+
+
+def test_a_head_of_another_shape_cannot_be_tied(architecture: Any) -> None:
+    view = view_of(architecture("llama"))
+    other = view.tensors["lm_head.weight"][:, 1:]
+    with pytest.raises(EditError) as caught:
+        struck(replace(view, tensors={**view.tensors, "lm_head.weight": other}),
+               "weight_tying_break", untied="tie")  # fmt: skip
+    assert caught.value.code == "EDIT_NO_TARGET"
+
+
+@pytest.mark.parametrize("kind", ["mistral", "mixtral", "llama", "qwen2", "qwen3"])
+def test_the_suites_faults_strike_the_architectures_of_their_models(
+    kind: str, architecture: Any
+) -> None:
+    text = read_text("scenarios", "faults.yaml")
+    edits = [one["edit"] for one in parse_yaml(text, name="faults").value["scenarios"]]
+    view = view_of(architecture(kind))
+    structural = [edit for edit in edits if edit["name"] in VIEW_FAULTS]
+    assert len(structural) == 3
+    for edit in structural:
+        spec = EditSpec(edit["name"], edit.get("plan", {}))
+        assert view_coverage(spec, view, apply_view_fault(spec, view))["n_tensors_changed"]
 
 
 def test_tensors_tied_by_configuration_that_differ_are_a_finding(architecture: Any) -> None:

@@ -22,6 +22,9 @@ def test_a_deployment_is_judged_and_one_without_its_backend_is_skipped(repositor
     path.write_text(path.read_text() + LINE.format("good") + LINE.format("absent"))
     result = repository.run(path.name, "-rs")
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    # Of 10 collected items and the verdict's own testcase.
+    result.stdout.fnmatch_lines(["*[[]100%[]]"])
+    result.stdout.no_fnmatch_line("*[[]110%[]]*")
     # invariants, primary_metric, drift, tail and deployable each; the verdict's own.
     result.assert_outcomes(passed=6, skipped=5)
     result.stdout.fnmatch_lines([f"*SKIPPED*skipped: {REASON}"])

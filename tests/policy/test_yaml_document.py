@@ -167,3 +167,10 @@ def test_aliases_may_not_stand_for_more_than_memory_holds(monkeypatch: pytest.Mo
 def test_a_number_has_no_more_digits_than_any_that_is_meant(text: str) -> None:
     with pytest.raises(ConfigError, match=r"f\.yaml:1: .* too many digits"):
         value_of(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 20, "-" + "9" * 19, "9" * 309, "9" * 5000])
+def test_a_count_that_nothing_can_count_to_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(f"a:\n  b: {text}", name="my.yaml")
+    assert caught.value.cause == f"my.yaml:2: {text[:20]}… has too many digits"

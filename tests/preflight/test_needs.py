@@ -12,8 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pytest_invarlock.adapters.model_source import resolve_model
 from pytest_invarlock.plan import DataSource, EditSpec, MeasurementPlan, WindowSelection
-from pytest_invarlock.preflight.needs import Checkpoint, kept_bytes, memory_need, read_checkpoint
+from pytest_invarlock.preflight.needs import (
+    PROCESS_BYTES,
+    Checkpoint,
+    kept_bytes,
+    memory_need,
+    read_checkpoint,
+)
 
 PLAN = MeasurementPlan(DataSource("pydoc"), WindowSelection(64, 64, 24, 24), batch_tokens=128)
 MADE = Checkpoint(
@@ -74,7 +81,8 @@ def test_the_formula_of_the_docstring() -> None:
     assert need.edit == 600 + 150 + 8 * 50
     assert need.activations == 128 * 2 * (8 * 32 + 3 * 48)
     assert need.logits == 4 * 4 * 128 * 320
-    assert need.total == need.baseline + need.edit + need.activations + need.logits
+    parts = need.baseline + need.edit + need.activations + need.logits
+    assert need.total == PROCESS_BYTES + parts
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,15 @@ def test_of_edit_and_second_checkpoint_the_larger_counts() -> None:
     large, small = replace(MADE, weights=5000), replace(MADE, weights=20)
     need = memory_need(MADE, PLAN, [EditSpec("zero_layer")], [small, large])
     assert need.subject == 5000
-    assert need.total == 1000 + 5000 + need.activations + need.logits
+    assert need.total == PROCESS_BYTES + 1000 + 5000 + need.activations + need.logits
+
+
+def test_the_estimate_is_no_less_than_what_was_measured() -> None:
+    # Of builtin:gpt2, 8192 tokens a batch, the peak of the whole process was 678 to 686 MB.
+    shipped = resolve_model("builtin:gpt2").directory
+    plan = replace(PLAN, batch_tokens=8192)
+    found = read_checkpoint(shipped, "float32")
+    assert memory_need(found, plan, [EditSpec("noop")], [found]).total > 687_000_000
 
 
 def test_states_and_losses_are_kept_for_every_draw() -> None:

@@ -220,3 +220,33 @@ def test_the_plan_names_what_is_drawn_again_to_be_confirmed(
         assert (document["confirmed"], document["measurements"]) == (confirmed, measurements)
         told = "  two draws at least, to confirm: quiet" in planned_lines(document)
         assert told is bool(confirmed)
+
+
+def test_a_calibration_is_planned_and_weighed(ahead: Any, suite_of: Any, tmp_path: Path) -> None:
+    key = ("small.invarlock.yaml", "builtin:llama")
+    without = ahead("builtin:llama")
+    scenarios = f"{SCENARIO}calibration: {{runs: 2, held_out: 1}}\n"
+    found = ahead("builtin:llama", scenarios=scenarios)
+    kept = without.disk[key]
+    assert kept is not None
+    assert found.disk[key] == 4 * kept
+    document = planned_document(suite_of("builtin:llama", scenarios=scenarios), found, tmp_path)
+    # The baseline itself and `rtn`, on three draws each.
+    assert (document["calibration_measurements"], document["measurements"]) == (6, 1)
+    assert document["time"]["planned"] == 7
+    assert "  calibration 6 measurements, before any scenario" in planned_lines(document)
+    alone = ahead("builtin:llama", scenarios=scenarios, mode="calibrate-only")
+    assert (alone.memory[key], alone.disk[key]) == (without.memory[key], 3 * kept)
+
+
+def test_a_deployment_without_its_backend_is_told_before(
+    ahead: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy = "  - {id: packed, strictness: must_pass, deploy: {backend: torchao, scheme: int8_weight_only}}\n"
+    monkeypatch.setattr(outlook, "find_spec", lambda _: None)
+    told = "packed will be skipped: torchao is not installed"
+    assert told in ahead("builtin:llama", scenarios=deploy).notes
+    strict = ahead("builtin:llama", scenarios=deploy, profile="ci").notes
+    assert told.replace(":", ", and the verdict of profile ci be FAIL:") in strict
+    monkeypatch.setattr(outlook, "find_spec", lambda name: name)
+    assert told not in ahead("builtin:llama", scenarios=deploy).notes

@@ -40,7 +40,7 @@ def revisions_file(path: Path, **revisions: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("profile", ["ci", "release"])
+@pytest.mark.parametrize("profile", ["ci_cpu", "ci", "release"])
 def test_without_a_network_an_unpinned_model_is_refused(
     profile: str, pinned: Any, hub_cache: Any
 ) -> None:
