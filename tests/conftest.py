@@ -200,6 +200,15 @@ def checkpoints(
 
 
 @pytest.fixture(scope="session")
+def thin(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelFactory, tokenizer: Any) -> str:
+    """The folder of a llama of one block, for what happens around a model."""
+    folder = tmp_path_factory.mktemp("thin")
+    tiny_model("llama", num_hidden_layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A JSON Lines file of 60 documents, each some windows of 48 tokens long."""
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"

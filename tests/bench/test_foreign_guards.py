@@ -36,13 +36,14 @@ from pytest_invarlock.policy.settings import Settings
 from pytest_invarlock.records import record_from_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_invarlock.records import Facts
     from tests.conftest import Installer
 
-MODEL = "builtin:llama"
 NOOP = Scenario("noop", edit=EditSpec("noop"))
 RTN = Scenario("rtn", edit=EditSpec("quant_rtn", {"bitwidth": 8}))
-ITSELF = Scenario("itself", subject=MODEL)
+ITSELF = Scenario("itself", subject="the baseline")
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
     windows=WindowSelection(64, 64, preview_windows=4, final_windows=4, guard_windows=2),
@@ -374,11 +375,17 @@ class Alters(Base):
 
 
 @pytest.fixture(scope="module")
-def resident() -> Bench:
-    made = Bench(Pair(MODEL, MODEL), PLAN)
+def resident(thin: str) -> Bench:
+    made = Bench(Pair("thin", thin), PLAN)
     # Loaded, whichever test comes first: some count loads.
     _ = made.baseline
     return made
+
+
+def taken_of(resident: Bench, scenario: Scenario, draw: int = 0) -> Facts:
+    if scenario is ITSELF:
+        scenario = replace(scenario, subject=resident.pair.baseline)
+    return measure(resident.pair, scenario, resident.plan.for_draw(draw), bench=resident).facts
 
 
 @pytest.fixture
@@ -388,7 +395,7 @@ def taken(resident: Bench, install: Installer) -> Any:
     def take(cls: str, scenario: Scenario = NOOP, **parameters: Any) -> Facts:
         install("my-guards", CODE, mine=cls)
         resident.plan = replace(PLAN, foreign_guards=(ForeignGuard("mine", parameters),))
-        return measure(resident.pair, scenario, resident.plan, bench=resident).facts
+        return taken_of(resident, scenario)
 
     return take
 
@@ -621,7 +628,7 @@ def test_the_record_says_whose_code_answered_and_survives_a_file(taken: Any) -> 
 def test_a_subject_that_does_not_load_is_shown_to_nobody(taken: Any, resident: Bench) -> None:
     taken("Base")
     prepared = prepare_guards(resident, 0)
-    with resident.checkpoint(MODEL) as subject:
+    with resident.checkpoint(resident.pair.baseline) as subject:
         broken = replace(subject, load_failure="a tensor is missing")
         (entry,) = attested_answers(resident, ITSELF, 0, broken, prepared).values()
     assert entry["answer"] is None
@@ -633,9 +640,15 @@ def test_a_subject_that_does_not_load_is_shown_to_nobody(taken: Any, resident: B
 
 @pytest.mark.parametrize("fault", ["dtype_change", "missing_tensors"])
 def test_a_checkpoint_that_loads_as_something_else_was_not_altered_by_a_guard(
-    fault: str, taken: Any
+    fault: str, install: Installer, checkpoints: dict[str, Path]
 ) -> None:
-    facts = taken("Base", Scenario(fault, edit=EditSpec(fault)))
+    install("my-guards", CODE, mine="Base")
+    # Of two blocks: one is dropped.
+    bench = Bench(
+        Pair("tiny", str(checkpoints["llama"])),
+        replace(PLAN, foreign_guards=(ForeignGuard("mine"),)),
+    )
+    facts = taken_of(bench, Scenario(fault, edit=EditSpec(fault)))
     assert mine(facts).outcome is Outcome.PASS
 
 
@@ -662,10 +675,7 @@ def keeping(resident: Bench, install: Installer) -> Any:
         install("my-guards", CODE, mine=cls)
         resident.kept_guards.clear()
         resident.plan = replace(PLAN, foreign_guards=(ForeignGuard("mine"),))
-        facts = [
-            measure(resident.pair, scenario, resident.plan.for_draw(draw), bench=resident).facts
-            for scenario, draw in asked
-        ]
+        facts = [taken_of(resident, scenario, draw) for scenario, draw in asked]
         return getattr(sys.modules["my_guards"], cls), facts
 
     return take
