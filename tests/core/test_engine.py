@@ -30,6 +30,7 @@ from pytest_invarlock.plan import (
     WindowSelection,
 )
 from pytest_invarlock.policy.resources import schema
+from tests.preloaded_python import preloaded_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ SCENARIOS = (NOOP, PRUNE, NAN)
 def plan(texts: Path) -> MeasurementPlan:
     return MeasurementPlan(
         source=DataSource("local_jsonl", (str(texts),)),
-        windows=WindowSelection(48, 48, preview_windows=10, final_windows=12),
+        windows=WindowSelection(48, 48, preview_windows=10, final_windows=12, guard_windows=2),
         device="cpu", dtype="float32", threads=1, batch_tokens=512,
     )  # fmt: skip
 
@@ -244,7 +245,7 @@ def test_strict_gives_the_same_bits_in_a_fresh_process_as_in_a_used_one(
 ) -> None:
     arguments = [str(checkpoints["llama"]), str(texts)]
     fresh = subprocess.run(
-        [sys.executable, "-c", STRICT, *arguments],
+        [preloaded_python(), "-c", STRICT, *arguments],
         capture_output=True, text=True, check=True, timeout=120,
     ).stdout  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
