@@ -35,6 +35,9 @@ class Agreement:
         """Add one window's outputs, (tokens, features) each."""
         if subject.device.type == "mps":
             baseline, subject = baseline.cpu(), subject.cpu()
+        self.n_tokens += len(baseline)
+        if self._add_equal(baseline, subject):
+            return
         y, other = baseline.double(), subject.double()
         sums = torch.stack(
             [
@@ -52,7 +55,18 @@ class Agreement:
         self.product += sums[3]
         self.non_finite += int(sums[4])
         self.baseline_non_finite += int(sums[5])
-        self.n_tokens += len(y)
+
+    def _add_equal(self, baseline: torch.Tensor, subject: torch.Tensor) -> bool:
+        """Add finite outputs that are equal, whose sums are one; whether they were."""
+        if baseline.dtype != subject.dtype or not torch.equal(baseline, subject):
+            return False
+        total = float(baseline.double().square().sum())
+        if not math.isfinite(total):
+            return False
+        self.baseline += total
+        self.subject += total
+        self.product += total
+        return True
 
     def statistics(self) -> dict[str, float | None]:
         """``e`` = ‖y'-y‖/‖y‖, ``log_rms`` = ln(rms y'/rms y), ``l`` = |log_rms|, ``c`` = 1 - cos.
