@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
+# Before torch is imported: threads that wait for each other beside other workers burn their time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CONTEXT = 128
 WHOLE_SUITE = 5000
 """More tests than a part of the suite has."""
