@@ -15,7 +15,11 @@ from invarlock_guards.families import weight_matrices
 from invarlock_guards.judge.spectral import judge_spectral
 from invarlock_guards.judge.spectral_policy import SpectralPolicy
 from invarlock_guards.measure import spectral
-from invarlock_guards.measure.canonical_change import canonical_changes
+from invarlock_guards.measure.canonical_change import (
+    CanonicalChange,
+    canonical_changes,
+    unit_tensors,
+)
 from invarlock_guards.measure.canonical_layout import canonical_units
 from invarlock_guards.measure.spectral import measure_models, measure_spectral
 from invarlock_guards.measure.weight_change import (
@@ -91,6 +95,7 @@ class Baseline:
         # What has which role is read of the model once: no test here changes that.
         self.pairs = list(weight_pairs(model, self.tensors, self.tensors))
         self.units = canonical_units(model)
+        self._canons: dict[tuple[Any, ...], list[CanonicalChange]] = {}
         self._changes: dict[tuple[str, str], list[WeightChange]] = {}
 
     @contextmanager
@@ -108,9 +113,19 @@ class Baseline:
         pairs = [replace(pair, subject=now[pair.name].detach()) for pair in self.pairs]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(spectral, "compare", self._compared)
-            found = measure_spectral(pairs, canonical_changes(self.units, self.tensors, now))
+            found = measure_spectral(pairs, list(self._canonical(now)))
         assert canonical(found)
         return found
+
+    def _canonical(self, now: dict[str, torch.Tensor]) -> Iterator[CanonicalChange]:
+        """`canonical_changes`, once for the same bits of a unit."""
+        for index, unit in enumerate(self.units):
+            names = sorted(unit_tensors(unit))
+            changed = [n for n in names if not torch.equal(now[n], self.tensors[n])]
+            key = (index, *(tensor_digest(now[name]) for name in changed), *changed)
+            if key not in self._canons:
+                self._canons[key] = list(canonical_changes([unit], self.tensors, now))
+            yield from self._canons[key]
 
     def _compared(self, pair: WeightPair) -> list[WeightChange]:
         """`compare`, once for the same bits: most tensors of two damaged subjects are the same."""
