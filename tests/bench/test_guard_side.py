@@ -38,7 +38,7 @@ RTN = Scenario("rtn", edit=EditSpec("quant_rtn", {"bitwidth": 8}), kind="quantiz
 GUARDS = ("spectral", "rmt", "variance")
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
-    windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=3),
+    windows=WindowSelection(64, 64, preview_windows=4, final_windows=4, guard_windows=3),
     device="cpu", dtype="float32", threads=1, batch_tokens=512,
 )  # fmt: skip
 
