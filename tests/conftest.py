@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
@@ -176,7 +177,16 @@ def tiny_model(tokenizer: Any) -> ModelFactory:
     # Models this small are slower on several threads than on one.
     torch.set_num_threads(1)
 
+    made: dict[str, PreTrainedModel] = {}
+
     def make(kind: str, **config: Any) -> PreTrainedModel:
+        key = repr((kind, config))
+        if key not in made:
+            made[key] = build(kind, config)
+        # A third of the time that drawing it takes.
+        return copy.deepcopy(made[key])
+
+    def build(kind: str, config: dict[str, Any]) -> PreTrainedModel:
         cls, configuration = tiny_config(kind, len(tokenizer))
         for key, value in config.items():
             setattr(configuration, key, value)
