@@ -6,7 +6,9 @@ Nothing of a package is imported before `Registered.load`.
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,6 +69,28 @@ class Registered:
 
 def registered(group: Group) -> dict[str, tuple[Registered, ...]]:
     """What is registered in ``group``, by name; two packages may have taken one name."""
+    return dict(_registered(group, _installed()))
+
+
+Installed = tuple[tuple[str, int | None], ...]
+
+
+def _installed() -> Installed:
+    """Each folder of the path and its time (ns): another once a package came or went."""
+    return tuple((folder, _changed_at(Path(folder))) for folder in sys.path)
+
+
+def _changed_at(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+# Every distribution's metadata is read for it, and each guard of each scenario asks.
+@lru_cache(maxsize=8)
+def _registered(group: Group, installed: Installed) -> dict[str, tuple[Registered, ...]]:
+    del installed
     found: dict[str, dict[tuple[str, str | None], Registered]] = {}
     for entry in entry_points(group=group):
         distribution = None if entry.dist is None else str(entry.dist.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
@@ -24,6 +25,8 @@ pytest_plugins = ["pytester"]
 
 # Hundreds of interpreters start below: each would compile the package, and perhaps torch, anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Before torch is imported: threads that wait for each other beside other workers burn their time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CONTEXT = 128
 WHOLE_SUITE = 5000
@@ -176,7 +179,16 @@ def tiny_model(tokenizer: Any) -> ModelFactory:
     # Models this small are slower on several threads than on one.
     torch.set_num_threads(1)
 
+    made: dict[str, PreTrainedModel] = {}
+
     def make(kind: str, **config: Any) -> PreTrainedModel:
+        key = repr((kind, config))
+        if key not in made:
+            made[key] = build(kind, config)
+        # A third of the time that drawing it takes.
+        return copy.deepcopy(made[key])
+
+    def build(kind: str, config: dict[str, Any]) -> PreTrainedModel:
         cls, configuration = tiny_config(kind, len(tokenizer))
         for key, value in config.items():
             setattr(configuration, key, value)
@@ -200,6 +212,15 @@ def checkpoints(
         tiny_model(kind).save_pretrained(folders[kind])
         tokenizer.save_pretrained(folders[kind])
     return folders
+
+
+@pytest.fixture(scope="session")
+def thin(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelFactory, tokenizer: Any) -> str:
+    """The folder of a llama of one block, for what happens around a model."""
+    folder = tmp_path_factory.mktemp("thin")
+    tiny_model("llama", num_hidden_layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from invarlock_guards.scopes import Scope, parse_scope
 from invarlock_guards.stacks import Side, Stack, blocks, decoder_blocks, stacks, text_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "Bias",
@@ -136,10 +136,12 @@ def weight_matrices(model: torch.nn.Module, scope: str | Scope = "all") -> Itera
 
 def all_weight_matrices(model: torch.nn.Module) -> Iterator[WeightMatrix]:
     """Every parameter of two axes or more, in the model's order; tied ones once, by storage."""
-    places = _places(model)
-    roles = _roles(model)
+    standing = stacks(model)
+    places = _Places(standing)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    roles = _roles(model, standing, parameters)
     groups: dict[tuple[object, ...], list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in parameters.items():
         if name in roles:
             groups.setdefault(_storage(parameter), []).append(name)
     for names in groups.values():
@@ -147,7 +149,7 @@ def all_weight_matrices(model: torch.nn.Module) -> Iterator[WeightMatrix]:
         block, stack, _ = places.of(names[0])
         yield WeightMatrix(
             name=names[0],
-            weight=model.get_parameter(names[0]),
+            weight=parameters[names[0]],
             family=FAMILY_OF[found.role],
             role=found.role,
             block=block,
@@ -160,7 +162,7 @@ def all_weight_matrices(model: torch.nn.Module) -> Iterator[WeightMatrix]:
 
 def norm_weights(model: torch.nn.Module) -> Iterator[NormWeight]:
     """The weights of every norm, in the model's order, with its bias if it has one."""
-    places = _places(model)
+    places = _Places(stacks(model))
     for name, module in model.named_modules():
         if not name or not is_norm(module):
             continue
@@ -175,11 +177,14 @@ def norm_weights(model: torch.nn.Module) -> Iterator[NormWeight]:
 
 def biases(model: torch.nn.Module) -> Iterator[Bias]:
     """The biases of all projections, stacked experts among them; those of norms are not here."""
-    places = _places(model)
+    standing = stacks(model)
+    places = _Places(standing)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
     seen: set[int] = set()
-    for matrix, found in _roles(model).items():
-        bias = _bias_of(model, matrix)
+    for matrix, found in _roles(model, standing, parameters).items():
+        bias = _bias_of(modules, matrix)
         if bias is None or id(bias) in seen:
             continue
         seen.add(id(bias))
@@ -220,18 +225,18 @@ class _Places:
         return None, None, name
 
 
-def _places(model: torch.nn.Module) -> _Places:
-    return _Places(stacks(model))
-
-
-def _roles(model: torch.nn.Module) -> dict[str, Found]:
+def _roles(
+    model: torch.nn.Module, standing: list[Stack], parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, Found]:
     """What is known of every matrix, by name; a tied matrix is there under each of its names."""
     outer = OuterRoles(model)
-    places = _places(model)
+    places = _Places(standing)
     found: dict[str, Found] = {}
-    for name, block in blocks(model):
-        found |= _block_roles(name, block, model)
-    for name, module in model.named_modules(remove_duplicate=False):
+    for stack in standing:
+        for name, block in stack.blocks:
+            found |= _block_roles(name, block, model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, module in modules.items():
         weight = f"{name}.weight" if name else "weight"
         if isinstance(module, torch.nn.Embedding):
             found[weight] = outer.embedding(name, module)
@@ -239,10 +244,10 @@ def _roles(model: torch.nn.Module) -> dict[str, Found]:
             told = outer.projection(name, module)
             if told is not None:
                 found[weight] = told
-    stacked_biases = {id(bias) for name in found if (bias := _bias_of(model, name)) is not None}
+    stacked_biases = {id(bias) for name in found if (bias := _bias_of(modules, name)) is not None}
     return {
         name: found.get(name, Found("unknown"))
-        for name, parameter in model.named_parameters(remove_duplicate=False)
+        for name, parameter in parameters.items()
         if parameter.ndim > 1 and id(parameter) not in stacked_biases
     }
 
@@ -267,12 +272,12 @@ def _width(block: torch.nn.Module, model: torch.nn.Module) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _bias_of(model: torch.nn.Module, matrix: str) -> torch.nn.Parameter | None:
+def _bias_of(modules: Mapping[str, torch.nn.Module], matrix: str) -> torch.nn.Parameter | None:
     """The bias beside the parameter ``matrix``: ``bias`` for ``weight``, or ``…_bias``."""
     owner_name, _, own_name = matrix.rpartition(".")
     stem = own_name.removesuffix("weight")
     bias = getattr(
-        model.get_submodule(owner_name),
+        modules[owner_name],
         f"{own_name}_bias" if stem == own_name else f"{stem}bias",
         None,
     )

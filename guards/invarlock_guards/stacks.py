@@ -35,12 +35,11 @@ def stacks(model: torch.nn.Module) -> list[Stack]:
             if side is not None:
                 sides["encoder" if side == "encoder" else "decoder"].append(members)
         if all(sides.values()):
-            return [Stack(side, max(found, key=_size)) for side, found in sides.items()]
+            return [Stack(side, _largest(found, None)) for side, found in sides.items()]
     if not lists:
         return []
-    count = layer_count(model)
     # A vision tower may be deeper than the text model whose depth the configuration gives.
-    return [Stack(None, max(lists, key=lambda found: (len(found) == count, *_size(found))))]
+    return [Stack(None, _largest(lists, layer_count(model)))]
 
 
 def blocks(model: torch.nn.Module) -> list[Block]:
@@ -86,6 +85,13 @@ def _outermost_lists(
             return
     for child_name, child in module.named_children():
         yield from _outermost_lists(child, f"{name}.{child_name}" if name else child_name, count)
+
+
+def _largest(lists: list[list[Block]], count: int | None) -> list[Block]:
+    if len(lists) == 1:
+        # No parameter need be counted.
+        return lists[0]
+    return max(lists, key=lambda found: (len(found) == count, *_size(found)))
 
 
 def _size(members: list[Block]) -> tuple[int, int]:

@@ -18,7 +18,10 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     if is_traceable_wrapper_subclass(tensor):
         return hashlib.sha256(head + _packed(tensor).encode()).hexdigest()
     flat = tensor.detach().contiguous().reshape(-1).cpu()
-    return hashlib.sha256(head + bytes(flat.view(torch.uint8).numpy())).hexdigest()
+    content = hashlib.sha256(head)
+    # Read where they lie: no copy of a tensor's bytes is made.
+    content.update(flat.view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def _packed(tensor: Any) -> str:

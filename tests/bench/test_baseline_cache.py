@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import torch
 
 from pytest_invarlock.bench.baseline_cache import BaselineEvidence, cached_evidence
 from pytest_invarlock.metrics.token_scoring import Scores
+from tests.preloaded_python import preloaded_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,9 @@ def test_evidence_that_failed_to_compute_is_not_kept(tmp_path: Path) -> None:
 def test_two_processes_compute_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), name], stdout=subprocess.PIPE, text=True
+            [preloaded_python(), "-c", WORKER, str(tmp_path), name],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for name in ("a", "b")
     ]

@@ -47,7 +47,7 @@ def bench() -> Bench:
     torch.set_num_threads(1)
     plan = MeasurementPlan(
         source=DataSource("pydoc"),
-        windows=WindowSelection(64, 64, preview_windows=8, final_windows=8),
+        windows=WindowSelection(64, 64, preview_windows=8, final_windows=8, guard_windows=4),
         device="cpu", dtype="float32", threads=1,
     )  # fmt: skip
     return Bench(Pair(MODEL, MODEL), plan)

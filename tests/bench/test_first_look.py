@@ -32,7 +32,7 @@ HALF = torch.float16
 @pytest.fixture
 def plan(texts: Path) -> MeasurementPlan:
     return MeasurementPlan(
-        source=DataSource("local_jsonl", (str(texts),)), windows=WindowSelection(48, 48, 4, 4),
+        source=DataSource("local_jsonl", (str(texts),)), windows=WindowSelection(48, 48, 4, 4, guard_windows=2),
         device="cpu", dtype="float32", threads=1,
     )  # fmt: skip
 

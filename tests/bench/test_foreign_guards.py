@@ -36,13 +36,14 @@ from pytest_invarlock.policy.settings import Settings
 from pytest_invarlock.records import record_from_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_invarlock.records import Facts
     from tests.conftest import Installer
 
-MODEL = "builtin:llama"
 NOOP = Scenario("noop", edit=EditSpec("noop"))
 RTN = Scenario("rtn", edit=EditSpec("quant_rtn", {"bitwidth": 8}))
-ITSELF = Scenario("itself", subject=MODEL)
+ITSELF = Scenario("itself", subject="the baseline")
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
     windows=WindowSelection(64, 64, preview_windows=4, final_windows=4, guard_windows=2),
@@ -374,11 +375,17 @@ class Alters(Base):
 
 
 @pytest.fixture(scope="module")
-def resident() -> Bench:
-    made = Bench(Pair(MODEL, MODEL), PLAN)
+def resident(thin: str) -> Bench:
+    made = Bench(Pair("thin", thin), PLAN)
     # Loaded, whichever test comes first: some count loads.
     _ = made.baseline
     return made
+
+
+def taken_of(resident: Bench, scenario: Scenario, draw: int = 0) -> Facts:
+    if scenario is ITSELF:
+        scenario = replace(scenario, subject=resident.pair.baseline)
+    return measure(resident.pair, scenario, resident.plan.for_draw(draw), bench=resident).facts
 
 
 @pytest.fixture
@@ -388,7 +395,7 @@ def taken(resident: Bench, install: Installer) -> Any:
     def take(cls: str, scenario: Scenario = NOOP, **parameters: Any) -> Facts:
         install("my-guards", CODE, mine=cls)
         resident.plan = replace(PLAN, foreign_guards=(ForeignGuard("mine", parameters),))
-        return measure(resident.pair, scenario, resident.plan, bench=resident).facts
+        return taken_of(resident, scenario)
 
     return take
 
@@ -476,21 +483,26 @@ def test_a_guard_that_alters_a_model_ends_the_measurement_and_leaves_a_clean_bas
     assert mine(taken("Base")).outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize(("when", "scenario"), [("prepare", RTN), ("validate", ITSELF)])
+# One state is read around prepare and validate alike: each change is made in one of the two.
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "told", "when", "scenario"),
     [
-        ("scales", "a number of a module"),
-        ("epsilon", "a number of a module"),
-        ("activation", "what it computes"),
-        ("attention", "its attention implementation"),
-        ("gradients", "requires_grad"),
+        ("scales", "a number of a module", "prepare", RTN),
+        ("scales", "a number of a module", "validate", ITSELF),
+        ("epsilon", "a number of a module", "validate", ITSELF),
+        ("activation", "what it computes", "prepare", RTN),
+        ("activation", "what it computes", "validate", ITSELF),
+        ("attention", "its attention implementation", "prepare", RTN),
+        ("gradients", "requires_grad", "validate", ITSELF),
     ],
 )
 def test_what_else_decides_what_a_model_computes_is_watched_too(
-    how: str, told: str, when: str, scenario: Scenario, taken: Any, resident: Bench
-) -> None:
-    evidence = taken("Base", scenario).noise_floor
+    how: str, told: str, when: str, scenario: Scenario, taken: Any, resident: Bench,
+    undisturbed: list[Facts],
+) -> None:  # fmt: skip
+    if not undisturbed:
+        undisturbed.append(taken("Base", RTN))
+    _ = resident.baseline
     with pytest.raises(GuardError, match=rf"{when}\(\) changed the model \({told}\)") as caught:
         taken("Alters", scenario, how=how, when=when)
     assert caught.value.code == "GUARD_ALTERED_MODEL"
@@ -498,41 +510,42 @@ def test_what_else_decides_what_a_model_computes_is_watched_too(
     loads = resident.counters.baseline_loads
     facts = taken("Base", scenario)
     assert resident.counters.baseline_loads == loads + 1
-    assert facts.noise_floor == evidence
+    assert facts.noise_floor == undisturbed[0].noise_floor
     assert mine(facts).outcome is not Outcome.ERROR
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> list[str]:
-    """The digest of facts that no guard has disturbed, once it was measured."""
+def undisturbed() -> list[Facts]:
+    """The facts that no guard has disturbed, once they were measured."""
     return []
 
 
-@pytest.mark.parametrize("when", ["prepare", "validate"])
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "told", "when"),
     [
-        ("method", "LlamaRMSNorm.forward"),
-        ("inherited", "LlamaAttention.__call__"),
-        ("function", "modeling_llama.apply_rotary_pos_emb"),
-        ("every_module", "hooks on every module"),
-        ("dtype", "the default dtype"),
-        ("grad", "grad mode"),
-        ("threads", "the number of threads"),
-        ("determinism", "the determinism mode"),
-        ("autocast", "autocast"),
+        ("method", "LlamaRMSNorm.forward", "prepare"),
+        ("method", "LlamaRMSNorm.forward", "validate"),
+        ("inherited", "LlamaAttention.__call__", "validate"),
+        ("function", "modeling_llama.apply_rotary_pos_emb", "prepare"),
+        ("every_module", "hooks on every module", "validate"),
+        ("dtype", "the default dtype", "prepare"),
+        ("dtype", "the default dtype", "validate"),
+        ("grad", "grad mode", "prepare"),
+        ("threads", "the number of threads", "validate"),
+        ("determinism", "the determinism mode", "prepare"),
+        ("autocast", "autocast", "validate"),
     ],
 )
 def test_what_a_guard_changes_of_the_process_is_told_and_put_back(
-    how: str, told: str, when: str, taken: Any, undisturbed: list[str]
+    how: str, told: str, when: str, taken: Any, undisturbed: list[Facts]
 ) -> None:
     if not undisturbed:
-        undisturbed.append(taken("Base", RTN).digest)
+        undisturbed.append(taken("Base", RTN))
     with pytest.raises(GuardError, match=r"changed the process: .*put back") as caught:
         taken("Alters", RTN, how=how, when=when)
     assert told in caught.value.cause
     assert caught.value.code == "GUARD_ALTERED_MODEL"
-    assert [taken("Base", RTN).digest] == undisturbed
+    assert taken("Base", RTN).digest == undisturbed[0].digest
 
 
 def test_a_model_whose_bits_do_not_come_out_twice_alike_is_not_accused(
@@ -621,7 +634,7 @@ def test_the_record_says_whose_code_answered_and_survives_a_file(taken: Any) -> 
 def test_a_subject_that_does_not_load_is_shown_to_nobody(taken: Any, resident: Bench) -> None:
     taken("Base")
     prepared = prepare_guards(resident, 0)
-    with resident.checkpoint(MODEL) as subject:
+    with resident.checkpoint(resident.pair.baseline) as subject:
         broken = replace(subject, load_failure="a tensor is missing")
         (entry,) = attested_answers(resident, ITSELF, 0, broken, prepared).values()
     assert entry["answer"] is None
@@ -633,9 +646,15 @@ def test_a_subject_that_does_not_load_is_shown_to_nobody(taken: Any, resident: B
 
 @pytest.mark.parametrize("fault", ["dtype_change", "missing_tensors"])
 def test_a_checkpoint_that_loads_as_something_else_was_not_altered_by_a_guard(
-    fault: str, taken: Any
+    fault: str, install: Installer, checkpoints: dict[str, Path]
 ) -> None:
-    facts = taken("Base", Scenario(fault, edit=EditSpec(fault)))
+    install("my-guards", CODE, mine="Base")
+    # Of two blocks: one is dropped.
+    bench = Bench(
+        Pair("tiny", str(checkpoints["llama"])),
+        replace(PLAN, foreign_guards=(ForeignGuard("mine"),)),
+    )
+    facts = taken_of(bench, Scenario(fault, edit=EditSpec(fault)))
     assert mine(facts).outcome is Outcome.PASS
 
 
@@ -662,10 +681,7 @@ def keeping(resident: Bench, install: Installer) -> Any:
         install("my-guards", CODE, mine=cls)
         resident.kept_guards.clear()
         resident.plan = replace(PLAN, foreign_guards=(ForeignGuard("mine"),))
-        facts = [
-            measure(resident.pair, scenario, resident.plan.for_draw(draw), bench=resident).facts
-            for scenario, draw in asked
-        ]
+        facts = [taken_of(resident, scenario, draw) for scenario, draw in asked]
         return getattr(sys.modules["my_guards"], cls), facts
 
     return take

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
     from pytest_invarlock.records import Facts, Record
 
-MODEL = "builtin:llama"
 NOOP = Scenario("noop", edit=EditSpec("noop"))
-ITSELF = Scenario("itself", subject=MODEL)
+ITSELF = Scenario("itself", subject="the baseline")
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
     windows=WindowSelection(64, 64, preview_windows=2, final_windows=2, guard_windows=1),
@@ -85,8 +84,8 @@ class Mine:
 
 
 @pytest.fixture(scope="module")
-def clean() -> Bench:
-    return Bench(Pair(MODEL, MODEL), PLAN)
+def clean(thin: str) -> Bench:
+    return Bench(Pair("thin", thin), PLAN)
 
 
 @pytest.fixture
@@ -108,6 +107,8 @@ def policy(facts: Facts) -> DecisionPolicy:
 
 
 def taken(bench: Bench, scenario: Scenario, *guards: Mine) -> tuple[Record, Decision]:
+    if scenario is ITSELF:
+        scenario = replace(scenario, subject=bench.pair.baseline)
     named = {f"mine{n or ''}": guard for n, guard in enumerate(guards)}
     bench.guard_source = CallersGuards(named)
     bench.plan = replace(PLAN, foreign_guards=tuple(map(ForeignGuard, named)))

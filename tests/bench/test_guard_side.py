@@ -33,20 +33,19 @@ from pytest_invarlock.policy.settings import Settings
 if TYPE_CHECKING:
     from pytest_invarlock.records import Facts
 
-MODEL = "builtin:llama"
 NOOP = Scenario("noop", edit=EditSpec("noop"))
 RTN = Scenario("rtn", edit=EditSpec("quant_rtn", {"bitwidth": 8}), kind="quantize8")
 GUARDS = ("spectral", "rmt", "variance")
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
-    windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=3),
+    windows=WindowSelection(64, 64, preview_windows=4, final_windows=4, guard_windows=3),
     device="cpu", dtype="float32", threads=1, batch_tokens=512,
 )  # fmt: skip
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench(Pair(MODEL, MODEL), PLAN)
+def bench(thin: str) -> Bench:
+    return Bench(Pair("thin", thin), PLAN)
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def test_the_baseline_is_passed_once_per_draw_and_each_subject_once(
 
 
 def test_an_identical_subject_differs_by_exactly_nothing_and_passes(bench: Bench) -> None:
-    for scenario in (NOOP, Scenario("itself", subject=MODEL)):
+    for scenario in (NOOP, Scenario("itself", subject=bench.pair.baseline)):
         facts = taken(bench, scenario)
         assert facts.guards["spectral"]["changes"] == []
         for name in ("rmt", "variance"):
@@ -136,7 +135,7 @@ def test_a_subject_with_fewer_layers_never_passes(bench: Bench) -> None:
     del model.model.layers[-1]
     model.config.num_hidden_layers -= 1
     recorded = bench.recorded_baseline(0)
-    with bench.checkpoint(MODEL) as subject:
+    with bench.checkpoint(bench.pair.baseline) as subject:
         fewer = replace(subject, loaded=replace(subject.loaded, model=model.eval()))
         evidence = guard_side.guard_evidence(
             source, bench.structure, recorded, fewer, PLAN.guards, reads_alike=True
@@ -145,7 +144,7 @@ def test_a_subject_with_fewer_layers_never_passes(bench: Bench) -> None:
 
 
 def test_one_that_cannot_be_loaded_is_not_evaluated(bench: Bench) -> None:
-    with bench.checkpoint(MODEL) as subject:
+    with bench.checkpoint(bench.pair.baseline) as subject:
         broken = replace(subject, load_failure="a tensor is missing")
         evidence = guard_side.guard_evidence(
             bench.baseline, bench.structure, bench.recorded_baseline(0), broken, PLAN.guards,
@@ -158,9 +157,9 @@ def test_one_that_cannot_be_loaded_is_not_evaluated(bench: Bench) -> None:
 
 @pytest.mark.parametrize("guards", [("invariants",), ("invariants", "spectral"), ("rmt",)])
 def test_guards_that_the_plan_leaves_out_are_not_measured(
-    guards: tuple[str, ...], passes: Counter[str]
+    guards: tuple[str, ...], passes: Counter[str], thin: str
 ) -> None:
-    bench = Bench(Pair(MODEL, MODEL), replace(PLAN, guards=guards))
+    bench = Bench(Pair("thin", thin), replace(PLAN, guards=guards))
     facts = taken(bench, NOOP)
     assert set(facts.guards) == {"invariants", *guards}
     activations = int("rmt" in guards)
@@ -208,10 +207,10 @@ def test_windows_given_ready_made_lend_those_of_the_preview(bench: Bench) -> Non
     assert torch.is_tensor(given.batches[0]["input_ids"])
 
 
-def test_outliers_are_counted_beyond_what_the_plan_says() -> None:
+def test_outliers_are_counted_beyond_what_the_plan_says(thin: str) -> None:
     found = {}
     for factor in (0.01, 1.65):
-        bench = Bench(Pair(MODEL, MODEL), replace(PLAN, guards=("rmt",), outlier_factor=factor))
+        bench = Bench(Pair("thin", thin), replace(PLAN, guards=("rmt",), outlier_factor=factor))
         facts = taken(bench, NOOP)
         assert facts.plan["outlier_factor"] == facts.guards["rmt"]["outlier_factor"] == factor
         found[factor] = sum(row["n_outliers_baseline"] for row in facts.guards["rmt"]["sites"])

@@ -137,13 +137,13 @@ def visits(bench: Bench, spec: EditSpec) -> list[tuple[Place, int]]:
 
 
 def chosen(places: list[tuple[Place, int]], spec: EditSpec) -> list[tuple[Place, int]]:
-    """With the first edit every line of the bookkeeping, which all share; of the rest a third."""
+    """With the first edit every line of the bookkeeping, which all share; of the rest a sixth."""
     chance = random.Random(spec.name)
     files = {place[0]: [one for one in places if one[0][0] == place[0]] for place, _ in places}
     kept: set[tuple[Place, int]] = set()
     for file, found in files.items():
         every = spec is EDITS[0] and file in BOOKKEEPING
-        kept.update(found if every else chance.sample(found, -(-len(found) // 3)))
+        kept.update(found if every else chance.sample(found, -(-len(found) // 6)))
     # In their order: what is held of the baseline is there until one of them drops it.
     return [one for one in places if one in kept]
 

@@ -110,20 +110,30 @@ WITHOUT = {
 }  # fmt: skip
 
 
+MADE: dict[tuple[str, torch.dtype], tuple[Any, dict[str, str]]] = {}
+
+
+def unedited(kind: str, dtype: torch.dtype, tiny_model: Any) -> tuple[Any, dict[str, str]]:
+    """One model for all edits, with its digests before the first: each edit is undone."""
+    if (kind, dtype) not in MADE:
+        model = tiny_model(kind)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # a fresh bias is zero and a fresh gain one
+                parameter += 0.2 * torch.rand(
+                    len(parameter), generator=torch.Generator().manual_seed(1)
+                )
+        model = model.to(dtype)
+        MADE[kind, dtype] = model, tensor_digests(model)
+    return MADE[kind, dtype]
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("name", registry.EDITS)
 def test_every_edit_is_undone_bit_for_bit(
     kind: str, dtype: torch.dtype, name: str, tiny_model: Any
 ) -> None:
-    model = tiny_model(kind)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:  # a fresh bias is zero and a fresh gain one
-            parameter += 0.2 * torch.rand(
-                len(parameter), generator=torch.Generator().manual_seed(1)
-            )
-    model = model.to(dtype)
-    before = tensor_digests(model)
+    model, before = unedited(kind, dtype, tiny_model)
     written = EditJournal(model, before)
     # A cast to the dtype that the model has changes nothing.
     same = {"dtype": "bfloat16"} if dtype == torch.float16 else {}

@@ -166,7 +166,9 @@ def test_where_the_head_is_not_the_whole_story_the_models_stand_side_by_side(
 
 def test_counts_of_first_choices_add_up(tiny_model: Any, windows: Windows) -> None:
     given = window_set(windows, 8)
-    losses = measured(bench_of(tiny_model("llama"), given))["final"].losses(given.final)
+    losses = measured(bench_of(tiny_model("llama", num_hidden_layers=1), given))["final"].losses(
+        given.final
+    )
     different = losses.tokens - losses.top1_same
     assert (losses.top1_harmful + losses.top1_beneficial <= different).all()
     assert different.sum() > 0
@@ -191,7 +193,7 @@ def test_an_edited_head_is_compared_with_the_head_before_the_edit(
 def test_the_noise_floor_is_zero_where_nothing_varies_and_small_where_batches_do(
     tiny_model: Any, windows: Windows
 ) -> None:
-    bench = bench_of(tiny_model("llama"), window_set(windows, 20))
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), window_set(windows, 20))
     floor = bench.baseline_evidence(0).noise_floor
     assert floor["same_batch_nats_per_token"] == 0
     assert floor["second_batch_nats_per_token"] < 1e-4
@@ -203,7 +205,7 @@ def test_the_noise_floor_is_zero_where_nothing_varies_and_small_where_batches_do
 def test_a_baseline_that_differs_from_itself_has_a_noise_floor(
     tiny_model: Any, windows: Windows
 ) -> None:
-    of, model = windows(count=6), tiny_model("llama")
+    of, model = windows(count=6), tiny_model("llama", num_hidden_layers=1)
     shape = BatchShape("causal", 200)
     batches = make_batches(of, shape, device=CPU)
     losses = window_sums(score(model, batches, by_head=True).nll, batches, 6)
@@ -223,7 +225,7 @@ def test_examples_whose_prediction_changes_are_counted(tiny_model: Any, windows:
         replace(window, example=place // 2, is_label=place % 2 == 0)
         for place, window in enumerate(windows(count=8))
     ]
-    model, shape = tiny_model("llama"), BatchShape("causal", 8192)
+    model, shape = tiny_model("llama", num_hidden_layers=1), BatchShape("causal", 8192)
     batches = make_batches(of, shape, device=CPU)
     losses = window_sums(score(model, batches, by_head=True).nll, batches, 8)
     arguments: dict[str, Any] = {"by_head": True, "device": CPU}
@@ -235,7 +237,7 @@ def test_examples_whose_prediction_changes_are_counted(tiny_model: Any, windows:
 
 
 def test_a_baseline_of_nan_has_no_noise_floor(tiny_model: Any, windows: Windows) -> None:
-    model = tiny_model("llama")
+    model = tiny_model("llama", num_hidden_layers=1)
     model.lm_head.weight[0, 0] = math.nan
     bench = bench_of(model, window_set(windows, 4))
     assert bench.baseline_evidence(0).noise_floor == {}
@@ -246,7 +248,7 @@ SEQUENTIAL = SequentialPlan(ratio_limit=1.10)
 
 def test_a_clear_case_stops_early_with_equal_arms(tiny_model: Any, windows: Windows) -> None:
     given = window_set(windows, 130)
-    bench = bench_of(tiny_model("llama"), given, sequential=SEQUENTIAL)
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), given, sequential=SEQUENTIAL)
     arms = measured(bench, EditSpec("noop"))
     losses = {arm: arms[arm].losses(given.arms[arm]) for arm in ARMS}
     assert len(losses["final"].tokens) == len(losses["preview"].tokens) == 64
@@ -258,36 +260,40 @@ def test_a_clear_case_stops_early_with_equal_arms(tiny_model: Any, windows: Wind
 def test_a_stopped_pass_has_the_numbers_of_a_whole_one(tiny_model: Any, windows: Windows) -> None:
     """Windows measured before a stop are batched with one another only, in both passes."""
     given = window_set(windows, 130)
-    bench = bench_of(tiny_model("llama"), given, sequential=SEQUENTIAL)
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), given, sequential=SEQUENTIAL)
     stopped = measured(bench)["final"].losses(given.final)
     n = len(stopped.tokens)
     assert n < 130
-    whole = measured(bench_of(tiny_model("llama"), given))["final"].losses(given.final)
+    whole = measured(bench_of(tiny_model("llama", num_hidden_layers=1), given))["final"].losses(
+        given.final
+    )
     np.testing.assert_allclose(stopped.subject_nll, whole.subject_nll[:n], rtol=1e-5)
     np.testing.assert_allclose(stopped.baseline_nll, whole.baseline_nll[:n], rtol=1e-5)
 
 
 def test_an_undecided_case_measures_everything(tiny_model: Any, windows: Windows) -> None:
     given = window_set(windows, 132)
-    losses = measured(bench_of(tiny_model("llama"), given))["final"].losses(given.final)
+    losses = measured(bench_of(tiny_model("llama", num_hidden_layers=1), given))["final"].losses(
+        given.final
+    )
     delta = (losses.subject_nll - losses.baseline_nll).sum() / losses.tokens.sum()
     # At its own ratio a subject is neither above nor below the limit.
     rule = SequentialPlan(ratio_limit=math.exp(delta))
-    arms = measured(bench_of(tiny_model("llama"), given, sequential=rule))
+    arms = measured(bench_of(tiny_model("llama", num_hidden_layers=1), given, sequential=rule))
     for arm in ARMS:
         assert len(arms[arm].losses(given.arms[arm]).tokens) == 132
 
 
 def test_a_broken_subject_ends_after_the_first_block(tiny_model: Any, windows: Windows) -> None:
     given = window_set(windows, 130)
-    bench = bench_of(tiny_model("llama"), given, sequential=SEQUENTIAL)
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), given, sequential=SEQUENTIAL)
     arms = measured(bench, EditSpec("nan_injection"))
     assert len(arms["final"].losses(given.final).tokens) == 64
 
 
 def test_windows_of_one_document_are_measured_together(tiny_model: Any, windows: Windows) -> None:
     given = window_set(windows, 256, per_document=2)
-    bench = bench_of(tiny_model("llama"), given, sequential=SEQUENTIAL)
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), given, sequential=SEQUENTIAL)
     losses = measured(bench, EditSpec("noop"))["final"].losses(given.final)
     assert len(losses.tokens) == 128
     assert (np.bincount(losses.documents - 10_000) == 2).all()
@@ -296,7 +302,9 @@ def test_windows_of_one_document_are_measured_together(tiny_model: Any, windows:
 def test_too_few_documents_for_sequential_mode_end_before_a_forward(
     tiny_model: Any, windows: Windows
 ) -> None:
-    bench = bench_of(tiny_model("llama"), window_set(windows, 127), sequential=SEQUENTIAL)
+    bench = bench_of(
+        tiny_model("llama", num_hidden_layers=1), window_set(windows, 127), sequential=SEQUENTIAL
+    )
     with pytest.raises(ConfigError, match="127 documents"):
         bench.baseline_evidence(0)
     assert bench.counters.baseline_passes == 0
@@ -307,14 +315,16 @@ def test_choices_are_not_for_sequential_mode(tiny_model: Any, windows: Windows) 
     arms: Any = {
         arm: tuple(replace(w, example=i) for i, w in enumerate(given.arms[arm])) for arm in ARMS
     }
-    bench = bench_of(tiny_model("llama"), replace(given, arms=arms), sequential=SEQUENTIAL)
+    bench = bench_of(
+        tiny_model("llama", num_hidden_layers=1), replace(given, arms=arms), sequential=SEQUENTIAL
+    )
     with pytest.raises(ConfigError) as caught:
         bench.baseline_evidence(0)
     assert caught.value.code == "SEQUENTIAL_ACCURACY"
 
 
 def test_one_row_batches_are_never_made_larger(tiny_model: Any, windows: Windows) -> None:
-    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), window_set(windows, 4))
     bench.plan = replace(bench.plan, batch_tokens=1)
     bench.draws.plan = bench.plan
     floor = bench.baseline_evidence(0).noise_floor
@@ -325,7 +335,7 @@ def test_one_row_batches_are_never_made_larger(tiny_model: Any, windows: Windows
 
 
 def test_an_edit_inside_an_edit_is_refused(tiny_model: Any, windows: Windows) -> None:
-    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), window_set(windows, 4))
     with bench.edited(EditSpec("noop")):
         with pytest.raises(EditError) as caught, bench.edited(PRUNE):
             pytest.fail("two edits at once")
@@ -335,7 +345,7 @@ def test_an_edit_inside_an_edit_is_refused(tiny_model: Any, windows: Windows) ->
 
 
 def test_a_lent_baseline_is_proved_before_it_is_measured(tiny_model: Any, windows: Windows) -> None:
-    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), window_set(windows, 4))
     bench.prove_baseline()
     model = bench.lend().model
     bench.prove_baseline()
@@ -348,7 +358,7 @@ def test_a_lent_baseline_is_proved_before_it_is_measured(tiny_model: Any, window
 def test_a_second_baseline_is_not_compared_by_the_firsts_head(
     tiny_model: Any, windows: Windows
 ) -> None:
-    bench = bench_of(tiny_model("llama"), window_set(windows, 4))
+    bench = bench_of(tiny_model("llama", num_hidden_layers=1), window_set(windows, 4))
     measured(bench)
     other = tiny_model("llama", hidden_size=48)
     bench.adopt(LoadedModel(other, None, None, 128, None))

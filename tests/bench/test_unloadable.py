@@ -36,7 +36,7 @@ from pytest_invarlock.policy.settings import Settings
 @pytest.fixture(params=["llama", "gpt2"])
 def bench(request: Any, checkpoints: dict[str, Path], texts: Path) -> Bench:
     plan = MeasurementPlan(
-        source=DataSource("local_jsonl", (str(texts),)), windows=WindowSelection(48, 48, 4, 4),
+        source=DataSource("local_jsonl", (str(texts),)), windows=WindowSelection(48, 48, 4, 4, guard_windows=2),
         device="cpu", dtype="float32", threads=1,
     )  # fmt: skip
     return Bench(Pair("tiny", str(checkpoints[request.param])), plan)

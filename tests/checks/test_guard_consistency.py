@@ -35,9 +35,9 @@ PLAN = MeasurementPlan(
 
 
 @pytest.fixture(scope="module")
-def measured() -> Facts:
+def measured(thin: str) -> Facts:
     scenario = Scenario("rtn", edit=EditSpec("quant_rtn", {"bitwidth": 8}), kind="quantize8")
-    return measure(Pair("builtin:llama", "builtin:llama"), scenario, PLAN).facts
+    return measure(Pair("thin", thin), scenario, PLAN).facts
 
 
 def outcomes(facts: Facts) -> dict[str, tuple[Outcome, str]]:

@@ -26,7 +26,6 @@ from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.settings import Settings
 from pytest_invarlock.records import Facts
 
-MODEL = "builtin:llama"
 ACTIVATIONS = ("rmt", "variance")
 PLAN = MeasurementPlan(
     source=DataSource("pydoc"),
@@ -36,8 +35,8 @@ PLAN = MeasurementPlan(
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench(Pair(MODEL, MODEL), PLAN)
+def bench(thin: str) -> Bench:
+    return Bench(Pair("thin", thin), PLAN)
 
 
 def measured(bench: Bench, name: str, n_windows: int) -> Facts:
@@ -127,8 +126,8 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 
 
 @pytest.mark.parametrize("n_calibration", [0, 6])
-def test_ready_made_windows_are_held_to_what_they_lend(n_calibration: int) -> None:
-    own = Bench(Pair(MODEL, MODEL), PLAN)
+def test_ready_made_windows_are_held_to_what_they_lend(n_calibration: int, thin: str) -> None:
+    own = Bench(Pair("thin", thin), PLAN)
     drawn = own.drawn_windows(0)
     arms = {arm: windows[:1] for arm, windows in drawn.arms.items()}
     lent = (*drawn.calibration, *drawn.preview)[:n_calibration]

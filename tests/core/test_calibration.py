@@ -37,8 +37,8 @@ from pytest_invarlock.policy.plan_settings import build_policy
 from pytest_invarlock.policy.resources import schema
 from pytest_invarlock.policy.settings import Settings
 
-MODEL = "builtin:llama"
-PAIR = Pair(MODEL, MODEL)
+MODEL = "thin"
+PAIR = Pair(MODEL, "nowhere")
 RTN = Scenario("rtn", edit=EditSpec("quant_rtn", {"bitwidth": 8}))
 DAMAGE = Scenario("damage", edit=EditSpec("quant_rtn", {"bitwidth": 3}), kind="quantize8")
 POLICY = build_policy({"bootstrap_replicates": 499, "profile": "dev"}, Settings(), {})
@@ -50,8 +50,8 @@ PLAN = MeasurementPlan(
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench(PAIR, resolve_plan(calibration_plan(PLAN)))
+def bench(thin: str) -> Bench:
+    return Bench(Pair(MODEL, thin), resolve_plan(calibration_plan(PLAN)))
 
 
 def derived(bench: Bench, *benign: Scenario, told: list[str] | None = None) -> Derived:
@@ -102,7 +102,7 @@ def test_limits_of_benign_runs_hold_and_are_tighter(bench: Bench) -> None:
 
 
 def test_a_record_of_a_calibration_is_no_evidence(bench: Bench) -> None:
-    record = measure(PAIR, RTN, bench.plan, bench=bench)
+    record = measure(bench.pair, RTN, bench.plan, bench=bench)
     judged = calibration_policy(POLICY, PAIR, Calibration(2, 1, {MODEL: (RTN,)}))
     assert decide(record.facts, judged, pool="calibration").expectation_met
     refused = decide(record.facts, judged)

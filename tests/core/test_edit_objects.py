@@ -57,9 +57,8 @@ class OwnAdapter(ModelAdapter):
         raise AssertionError("never asked for")
 
 
-@pytest.fixture(scope="module")
-def batches():
-    tokenizer = HF_Auto_Adapter().load("builtin:llama", device="cpu", dtype="float32").tokenizer
+def batches_of(model):
+    tokenizer = HF_Auto_Adapter().load(model, device="cpu", dtype="float32").tokenizer
     windows = get_provider("pydoc").windows(
         tokenizer, preview_n=24, final_n=24, seq_len=64, stride=64
     )
@@ -67,8 +66,13 @@ def batches():
 
 
 @pytest.fixture(scope="module")
-def shipped():
-    loaded = HF_Auto_Adapter().load_model("builtin:llama", device="cpu")
+def batches(thin):
+    return batches_of(thin)
+
+
+@pytest.fixture(scope="module")
+def unedited(thin):
+    loaded = HF_Auto_Adapter().load_model(thin, device="cpu")
     before, structure = tensor_digests(loaded), ModelStructure.of(loaded)
     yield loaded
     assert tensor_digests(loaded) == before
@@ -76,8 +80,15 @@ def shipped():
 
 
 @pytest.fixture
-def model(shipped):
-    return copy.deepcopy(shipped)
+def model(unedited):
+    return copy.deepcopy(unedited)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """A trained model, which damage harms, and windows of it."""
+    loaded = HF_Auto_Adapter().load_model("builtin:llama", device="cpu")
+    return loaded, batches_of("builtin:llama")
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +160,11 @@ def test_the_protocols_tell_what_is_what():
     assert not isinstance(Late(), Guard)
 
 
-def test_the_seeds_quick_start_runs(model, batches):
+def test_the_seeds_quick_start_runs(shipped):
+    model, batches = copy.deepcopy(shipped[0]), shipped[1]
     adapter = HF_Auto_Adapter()
     edit = RTNQuantEdit(bitwidth=8, per_channel=True, group_size=128, clamp_ratio=0.005)
-    other = HF_Auto_Adapter().load_model("builtin:llama", device="cpu")
+    other = copy.deepcopy(model)
     report = execute(model, adapter, edit, batches)
     assert (report.status, report.metrics["verdict"]) == ("success", "PASS")
     assert report.edit["name"] == "quant_rtn"
@@ -161,7 +173,8 @@ def test_the_seeds_quick_start_runs(model, batches):
     assert tensor_digests(model) == tensor_digests(other)
 
 
-def test_an_edit_of_ones_own_stays_applied_on_success(model, batches):
+def test_an_edit_of_ones_own_stays_applied_on_success(shipped):
+    model, batches = copy.deepcopy(shipped[0]), shipped[1]
     before = tensor_digests(model)
     seen = tensor_digests(model)
     report = execute(model, OwnAdapter(), Scaled(), batches)
@@ -171,7 +184,8 @@ def test_an_edit_of_ones_own_stays_applied_on_success(model, batches):
     assert changed == {name for name in seen if name.endswith("mlp.down_proj.weight")}
 
 
-def test_a_damaging_edit_of_ones_own_is_rolled_back(model, batches):
+def test_a_damaging_edit_of_ones_own_is_rolled_back(shipped):
+    model, batches = copy.deepcopy(shipped[0]), shipped[1]
     before = tensor_digests(model)
     report = execute(model, None, Scaled(30.0), batches)
     assert report.status == "rollback"
@@ -221,14 +235,14 @@ def test_what_cannot_be_carried_over_is_refused(change, code, model, batches):
     assert not model.training
 
 
-def test_an_edit_that_unties_is_refused(batches):
+def test_an_edit_that_unties_is_refused(batches, checkpoints):
     class Untied(Scaled):
         def apply(self, model, adapter=None):
             head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
             assert head.weight is embedding.weight
             head.weight = torch.nn.Parameter(head.weight.detach() * 1.001)
 
-    model = HF_Auto_Adapter().load_model("builtin:gpt2", device="cpu")
+    model = HF_Auto_Adapter().load_model(str(checkpoints["gpt2"]), device="cpu")
     before = tensor_digests(model)
     with pytest.raises(EditError, match="ties") as caught:
         execute(model, None, Untied(), batches)

@@ -30,6 +30,7 @@ from pytest_invarlock.plan import (
     WindowSelection,
 )
 from pytest_invarlock.policy.resources import schema
+from tests.preloaded_python import preloaded_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ SCENARIOS = (NOOP, PRUNE, NAN)
 def plan(texts: Path) -> MeasurementPlan:
     return MeasurementPlan(
         source=DataSource("local_jsonl", (str(texts),)),
-        windows=WindowSelection(48, 48, preview_windows=10, final_windows=12),
+        windows=WindowSelection(48, 48, preview_windows=10, final_windows=12, guard_windows=2),
         device="cpu", dtype="float32", threads=1, batch_tokens=512,
     )  # fmt: skip
 
@@ -57,6 +58,12 @@ def bench(
     request: pytest.FixtureRequest, checkpoints: dict[str, Path], plan: MeasurementPlan
 ) -> Bench:
     return Bench(Pair(request.param, str(checkpoints[request.param])), plan)
+
+
+@pytest.fixture
+def tied(checkpoints: dict[str, Path], plan: MeasurementPlan) -> Bench:
+    """Of one architecture: the engine's own accounts have nothing to do with the model's."""
+    return Bench(Pair("gpt2", str(checkpoints["gpt2"])), plan)
 
 
 def measured(bench: Bench, scenario: Scenario, **change: Any) -> Record:
@@ -69,13 +76,13 @@ def assert_fits_schema(record: Record) -> None:
 
 
 def test_an_edit_that_changes_nothing_ends_in_its_error_and_leaves_the_bench_whole(
-    bench: Bench,
+    tied: Bench,
 ) -> None:
     scenario = Scenario("same", edit=EditSpec("magnitude_prune", {"sparsity": 1e-9}))
     with pytest.raises(EditError) as caught:
-        measured(bench, scenario)
+        measured(tied, scenario)
     assert error_code(caught.value) == "EDIT_CHANGED_NOTHING"
-    assert bench.unchanged()
+    assert tied.unchanged()
 
 
 def out_of_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
@@ -92,28 +99,28 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 
 
 def test_running_out_of_memory_twice_ends_in_one_typed_error(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    tied: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out_of_memory(monkeypatch, 2)
     with pytest.raises(MeasurementError) as caught:
-        measured(bench, PRUNE)
+        measured(tied, PRUNE)
     assert caught.value.code == "OUT_OF_MEMORY"
     assert "--invarlock-batch=128" in caught.value.remedy
-    assert bench.unchanged()
+    assert tied.unchanged()
 
 
 def test_running_out_of_memory_once_measures_both_models_in_smaller_batches(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    tied: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out_of_memory(monkeypatch, 1)
-    facts = measured(bench, NOOP).facts
+    facts = measured(tied, NOOP).facts
     assert facts.plan["batch_tokens"] == 256
-    assert bench.counters.baseline_passes == 2
+    assert tied.counters.baseline_passes == 2
     final = facts.arms["final"]
     assert final.subject_nll.tobytes() == final.baseline_nll.tobytes()
-    assert bench.unchanged()
+    assert tied.unchanged()
     # What one scenario met is nothing to the next.
-    assert measured(bench, NOOP).facts.plan["batch_tokens"] == 512
+    assert measured(tied, NOOP).facts.plan["batch_tokens"] == 512
 
 
 def test_the_retry_holds_nothing_of_the_try(
@@ -203,8 +210,8 @@ def test_a_fault_shows_in_guard_and_losses(bench: Bench) -> None:
     assert_fits_schema(record)
 
 
-def test_what_changes_bits_is_recorded(bench: Bench) -> None:
-    record = measured(bench, NOOP)
+def test_what_changes_bits_is_recorded(tied: Bench) -> None:
+    record = measured(tied, NOOP)
     plan, determinism = record.facts.plan, record.observations["determinism"]
     assert (plan["threads"], plan["dtype"], plan["batch_tokens"]) == (1, "float32", 512)
     assert (plan["metric"], plan["windows"]["convention"]) == ("ppl_causal", "document")
@@ -244,7 +251,7 @@ def test_strict_gives_the_same_bits_in_a_fresh_process_as_in_a_used_one(
 ) -> None:
     arguments = [str(checkpoints["llama"]), str(texts)]
     fresh = subprocess.run(
-        [sys.executable, "-c", STRICT, *arguments],
+        [preloaded_python(), "-c", STRICT, *arguments],
         capture_output=True, text=True, check=True, timeout=120,
     ).stdout  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
@@ -257,12 +264,12 @@ def test_strict_gives_the_same_bits_in_a_fresh_process_as_in_a_used_one(
     assert (threads, deterministic) == ("1", "True")
 
 
-def test_many_scenarios_cost_one_load_and_one_baseline_pass(bench: Bench) -> None:
-    records = [measured(bench, scenario) for scenario in SCENARIOS]
-    assert bench.counters.baseline_loads == 1
-    assert bench.counters.baseline_passes == 1
-    assert bench.counters.subject_passes == 3
-    assert bench.counters.subject_loads == 0
+def test_many_scenarios_cost_one_load_and_one_baseline_pass(tied: Bench) -> None:
+    records = [measured(tied, scenario) for scenario in SCENARIOS]
+    assert tied.counters.baseline_loads == 1
+    assert tied.counters.baseline_passes == 1
+    assert tied.counters.subject_passes == 3
+    assert tied.counters.subject_loads == 0
     assert records[-1].observations["counters"]["baseline_passes"] == 1
     baselines = {record.facts.arms["final"].baseline_nll.tobytes() for record in records}
     assert len(baselines) == 1
@@ -288,15 +295,15 @@ def test_order_and_company_leave_no_trace_in_the_facts(
     assert again == alone
 
 
-def test_every_draw_has_its_own_windows_and_baseline_pass(bench: Bench) -> None:
+def test_every_draw_has_its_own_windows_and_baseline_pass(tied: Bench) -> None:
     first, second = (
-        measure(bench.pair, PRUNE, bench.plan.for_draw(draw), bench=bench).facts for draw in (0, 1)
+        measure(tied.pair, PRUNE, tied.plan.for_draw(draw), bench=tied).facts for draw in (0, 1)
     )
     assert (first.draw, second.draw) == (0, 1)
     assert first.data["digest"] != second.data["digest"]
     assert first.plan_digest != second.plan_digest
-    assert bench.counters.baseline_passes == 2
-    assert bench.counters.baseline_loads == 1
+    assert tied.counters.baseline_passes == 2
+    assert tied.counters.baseline_loads == 1
 
 
 def test_workers_share_the_baseline_pass_through_the_cache(
@@ -374,8 +381,8 @@ def test_seq_len_is_capped_at_the_models_context(
     assert "capped" in facts.data["notes"][0]
 
 
-def test_a_record_holds_no_path_and_no_text(bench: Bench, texts: Path) -> None:
-    record = measured(bench, PRUNE, salt=b"salt")
+def test_a_record_holds_no_path_and_no_text(tied: Bench, texts: Path) -> None:
+    record = measured(tied, PRUNE, salt=b"salt")
     written = canonical(record.document()).decode()
     assert str(texts.parent) not in written
     assert "texts.jsonl" not in written
@@ -383,7 +390,7 @@ def test_a_record_holds_no_path_and_no_text(bench: Bench, texts: Path) -> None:
     word = json.loads(texts.read_text(encoding="utf-8").splitlines()[0])["text"].split()[0]
     assert f'"{word}' not in written
     assert len(record.observations["window_hmacs"]["final"]) == 12
-    assert measured(bench, PRUNE).observations["window_hmacs"] is None
+    assert measured(tied, PRUNE).observations["window_hmacs"] is None
 
 
 def test_an_error_record_holds_its_code_and_fits_the_schema(plan: MeasurementPlan) -> None:

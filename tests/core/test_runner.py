@@ -29,9 +29,8 @@ def adapter():
     return HF_Causal_Adapter()
 
 
-@pytest.fixture(scope="module")
-def batches(adapter):
-    tokenizer = adapter.load("builtin:llama", device="cpu", dtype="float32").tokenizer
+def batches_of(adapter, model):
+    tokenizer = adapter.load(model, device="cpu", dtype="float32").tokenizer
     windows = get_provider("pydoc").windows(
         tokenizer, preview_n=24, final_n=24, seq_len=64, stride=64
     )
@@ -39,16 +38,27 @@ def batches(adapter):
 
 
 @pytest.fixture(scope="module")
-def shipped(adapter):
-    loaded = adapter.load_model("builtin:llama", device="cpu")
+def batches(adapter, thin):
+    return batches_of(adapter, thin)
+
+
+@pytest.fixture(scope="module")
+def unedited(adapter, thin):
+    loaded = adapter.load_model(thin, device="cpu")
     before = tensor_digests(loaded)
     yield loaded
     assert tensor_digests(loaded) == before
 
 
 @pytest.fixture
-def model(shipped):
-    return copy.deepcopy(shipped)
+def model(unedited):
+    return copy.deepcopy(unedited)
+
+
+@pytest.fixture(scope="module")
+def shipped(adapter):
+    """A trained model, which damage harms, and windows of it."""
+    return adapter.load_model("builtin:llama", device="cpu"), batches_of(adapter, "builtin:llama")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +72,8 @@ def execute(model, adapter, edit, batches, **config):
     )
 
 
-def test_a_degrading_edit_is_rolled_back_bit_for_bit(model, adapter, batches):
+def test_a_degrading_edit_is_rolled_back_bit_for_bit(shipped, adapter):
+    model, batches = shipped
     before = tensor_digests(model)
     report = execute(model, adapter, PRUNE, batches)
     assert report.status == "rollback"
@@ -71,7 +82,8 @@ def test_a_degrading_edit_is_rolled_back_bit_for_bit(model, adapter, batches):
     assert tensor_digests(model) == before
 
 
-def test_a_harmless_edit_stays_applied(model, adapter, batches):
+def test_a_harmless_edit_stays_applied(shipped, adapter):
+    model, batches = copy.deepcopy(shipped[0]), shipped[1]
     before = tensor_digests(model)
     report = execute(model, adapter, INT8, batches)
     assert (report.status, report.metrics["verdict"]) == ("success", "PASS")
@@ -81,7 +93,8 @@ def test_a_harmless_edit_stays_applied(model, adapter, batches):
     assert len(report.evaluation_windows["final"]["tokens"]) == 24
 
 
-def test_a_limit_of_the_config_overrides_the_tiers(model, adapter, batches):
+def test_a_limit_of_the_config_overrides_the_tiers(shipped, adapter):
+    model, batches = copy.deepcopy(shipped[0]), shipped[1]
     report = execute(model, adapter, PRUNE, batches, max_pm_ratio=50.0, spike_threshold=60.0)
     assert report.status == "success"
     strict = execute(model, adapter, INT8, batches, tier="conservative")

@@ -75,6 +75,24 @@ def ladder(monkeypatch: pytest.MonkeyPatch, *sparsities: float) -> None:
     monkeypatch.setattr(tuning, "steps_of", lambda _: steps)
 
 
+@pytest.fixture(scope="module")
+def records() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def measured_once(records: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that another test measured has its record already."""
+
+    def once(pair: Pair, scenario: Scenario, plan: MeasurementPlan, **how: Any) -> Any:
+        key = repr((scenario.edit, plan))
+        if key not in records:
+            records[key] = measure(pair, scenario, plan, **how)
+        return records[key]
+
+    monkeypatch.setattr(tuning, "measure", once)
+
+
 def test_a_record_of_the_tuning_pool_is_no_evidence(bench: Bench) -> None:
     record = measure(bench.pair, PRUNE, bench.plan, bench=bench)
     refused = decide(record.facts, policy())
@@ -129,6 +147,7 @@ def test_too_few_documents_are_told_before_anything_is_measured(bench: Bench) ->
     assert bench.counters.subject_passes == passes
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_the_first_step_that_passes_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     ladder(monkeypatch, 0.95, 0.9, 0.1, 0.05)
     found = tuned(bench)
@@ -161,6 +180,7 @@ def test_one_load_and_one_baseline_pass_for_all_steps(
     assert bench.unchanged()
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_where_nothing_passes_the_entry_is_skipped_and_says_why(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +210,7 @@ def deciding(monkeypatch: pytest.MonkeyPatch, outcomes: Sequence[Outcome]) -> No
     monkeypatch.setattr(tuning, "decide", judge)
 
 
+@pytest.mark.usefixtures("measured_once")
 @pytest.mark.parametrize(
     "outcome", [Outcome.WARN, Outcome.INCONCLUSIVE, Outcome.FAIL, Outcome.ERROR]
 )
@@ -204,6 +225,7 @@ def test_only_pass_in_every_check_is_a_pass(
     assert found.entry()["sparsity"] == 0.1
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_an_outcome_that_comes_back_does_no_harm(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +234,7 @@ def test_an_outcome_that_comes_back_does_no_harm(
     assert tuned(bench).entry()["sparsity"] == 0.2
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_a_step_that_cannot_be_applied_is_passed_over(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

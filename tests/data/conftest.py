@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 COMMIT = "b08601e04326c79dfdd32d625aee71d232d685c3"
+
+
+@lru_cache(maxsize=1024)
+def _words(text: str) -> tuple[tuple[int, tuple[int, int]], ...]:
+    """Each word's number and place; the same texts are read again and again."""
+    found = re.finditer(r"\S+", text)
+    return tuple((int(m[0][1:]) if re.fullmatch(r"w\d+", m[0]) else 3, m.span()) for m in found)
 
 
 class WordTokenizer:
@@ -47,13 +55,13 @@ class WordTokenizer:
         return_offsets_mapping: bool = False,
         **_: Any,
     ) -> dict[str, Any]:
-        found = list(re.finditer(r"\S+", str(text if text_target is None else text_target)))
-        ids = [int(m[0][1:]) if re.fullmatch(r"w\d+", m[0]) else 3 for m in found]
+        found = _words(str(text if text_target is None else text_target))
+        ids = [number for number, _ in found]
         encoded: dict[str, Any] = {
             "input_ids": [*self.prefix, *ids, *self.suffix] if add_special_tokens else ids
         }
         if return_offsets_mapping:
-            encoded["offset_mapping"] = [m.span() for m in found]
+            encoded["offset_mapping"] = [span for _, span in found]
         return encoded
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Draw = Callable[..., WindowSet]
 
-PROPERTY = settings(deadline=None, max_examples=30, database=None, derandomize=True)
+PROPERTY = settings(deadline=None, max_examples=15, database=None, derandomize=True)
 SELECTION = WindowSelection(seq_len=64, stride=64, preview_windows=20, final_windows=20)
 
 
@@ -279,7 +279,7 @@ def test_the_digest_changes_with_draw_context_prefix_token_arm_and_reading(drawn
     assert drawn(mask_probability=0.2).digest == drawn().digest
 
 
-@settings(PROPERTY, max_examples=20)
+@settings(PROPERTY, max_examples=10)
 @given(document=st.integers(0, 79), position=st.integers(0, 199))
 def test_the_digest_changes_with_any_single_token(
     drawn: Draw, document: int, position: int

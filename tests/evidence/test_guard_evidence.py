@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from pytest_invarlock.policy.decision_policy import DecisionPolicy
     from pytest_invarlock.records import Facts
 
-MODEL = "builtin:llama"
 GUARDS = ("spectral", "rmt", "variance")
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.5, -0.5, 1e140, -1e140, 1e300, 10**14, 10**400, "", "ffn",
@@ -53,19 +52,19 @@ EAGER = {"deadband": 0.0, "min_abs_adjust": 0.0}
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
+def facts(thin: str) -> Facts:
     plan = MeasurementPlan(
         source=DataSource("pydoc"),
         windows=WindowSelection(64, 64, preview_windows=10, final_windows=10, guard_windows=2),
         device="cpu", dtype="float32", threads=1, batch_tokens=512,
         rescaling=RescalingPlan(ProposalRules(**EAGER), remediate=True),
     )  # fmt: skip
-    pair = Pair(MODEL, MODEL)
+    # Of one block, whose few rows say as much as many, and are judged faster.
+    pair = Pair("thin", thin)
     edit = EditSpec("quant_rtn", {"bitwidth": 8})
     scenario = Scenario("rtn", edit=edit, kind="quantize8")
     found = measure(pair, scenario, plan, bench=Bench(pair, plan)).facts
     guards = json.loads(canonical(found.document()["guards"]))
-    # A few rows of each list say as much as all, and are judged faster.
     guards["spectral"]["changes"] = guards["spectral"]["changes"][:3]
     assert guards["variance"]["proposals"]["remediation"]["ab"] is not None
     return replace(found, guards=guards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import runpy
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,21 @@ def fresh() -> Any:
     torch.set_num_threads(1)
     known = {**runpy.run_path(str(TESTS / "guards" / "conftest.py"))["ARCHITECTURES"], **MORE}
 
+    made: dict[str, Any] = {}
+
     def make(kind: str, *, drawn: bool = False, **configured: Any) -> Any:
+        key = repr((kind, drawn, configured))
+        if key not in made:
+            made[key] = build(kind, drawn, configured)
+        return copy.deepcopy(made[key])
+
+    def build(kind: str, drawn: bool, configured: dict[str, Any]) -> Any:
         model_class, config_class, config = known[kind]
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            made = getattr(transformers, config_class)(**{**config, **configured}, use_cache=False)
-            model = getattr(transformers, model_class)(made).eval().requires_grad_(False)
+            settings = {**config, **configured, "use_cache": False}
+            chosen = getattr(transformers, config_class)(**settings)
+            model = getattr(transformers, model_class)(chosen).eval().requires_grad_(False)
             for parameter in model.parameters():
                 if drawn and parameter.ndim == 1:
                     parameter += 0.2 * torch.randn_like(parameter)

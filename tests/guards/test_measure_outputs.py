@@ -65,6 +65,25 @@ def test_sums_of_outputs_add_up_over_windows() -> None:
     assert (born["e"], born["c"], born["l"]) == (pytest.approx(1e30), 1.0, pytest.approx(69.08, abs=0.01))  # fmt: skip
 
 
+def test_equal_outputs_have_the_sums_of_any_others() -> None:
+    one = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+    apart = one.clone()
+    apart[0, 0] = torch.nextafter(one[0, 0], torch.tensor(9.0))
+    equal, nearly = Agreement(), Agreement()
+    equal.add(one, one.clone())
+    nearly.add(one, apart)
+    assert (equal.difference, equal.n_tokens, nearly.n_tokens) == (0.0, 7, 7)
+    assert nearly.difference > 0
+    assert equal.baseline == equal.subject == equal.product == nearly.baseline
+    # Infinities are equal, and counted all the same; a sign of zero is none.
+    broken = Agreement()
+    broken.add(torch.full((2, 3), torch.inf), torch.full((2, 3), torch.inf))
+    assert (broken.baseline_non_finite, broken.non_finite, broken.n_tokens) == (6, 6, 2)
+    zeros = Agreement()
+    zeros.add(torch.zeros(2, 3), -torch.zeros(2, 3))
+    assert zeros == Agreement(n_tokens=2)
+
+
 def test_broken_numbers_are_counted_by_side() -> None:
     sums = Agreement()
     sums.add(torch.tensor([[[1.0, math.nan]]]), torch.tensor([[[math.inf, math.nan]]]))

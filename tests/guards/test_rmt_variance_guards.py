@@ -62,7 +62,7 @@ class Shipped:
                 rows.append(ids)
             if len(rows) == 20:
                 break
-        self.windows = [{"input_ids": torch.tensor(rows[:4]), "use_cache": False}]
+        self.windows = [{"input_ids": torch.tensor(rows[:4])[:, :64], "use_cache": False}]
         self.held_out = [{"input_ids": torch.tensor(rows[4:]), "use_cache": False}]
         self.digests = tensor_digests(self.model)
         self.record: BranchRecord = record_branches(self.model, self.windows)

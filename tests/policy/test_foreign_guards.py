@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pytest_invarlock.policy.decision_policy import (
 from pytest_invarlock.policy.resources import read_text, schema, strict_validator
 from pytest_invarlock.policy.settings import Settings, collect_settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
+from pytest_invarlock.registered import GUARDS, registered
 
 if TYPE_CHECKING:
     from tests.conftest import Installer
@@ -80,6 +82,14 @@ def test_a_name_that_two_packages_register_is_refused(tmp_path: Path, install: I
     install("other-guards", CODE, mine="Mine")
     with pytest.raises(ConfigError, match="registered twice: by my-guards and other-guards"):
         load(tmp_path, "guards: {order: [mine]}")
+
+
+def test_what_comes_and_goes_is_seen_at_once(install: Installer) -> None:
+    assert "late" not in registered(GUARDS)
+    site = install("late-guards", CODE, late="Mine").parent
+    assert [one.distribution for one in registered(GUARDS)["late"]] == ["late-guards"]
+    shutil.rmtree(site / "late_guards-1.2.dist-info")
+    assert "late" not in registered(GUARDS)
 
 
 @pytest.mark.parametrize("base", [SUITE, CONFIGURATION], ids=["suite", "run configuration"])

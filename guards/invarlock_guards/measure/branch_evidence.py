@@ -73,13 +73,14 @@ def _window_sums(baseline: torch.Tensor, subject: torch.Tensor) -> list[list[flo
     """Of each row of both, (windows, numbers): the four sums, and what of either is not finite."""
     if subject.device.type == "mps":
         baseline, subject = baseline.cpu(), subject.cpu()
-    y, other = baseline.double(), subject.double()
+    y = baseline.double()
     square = y.square().sum(1)
     zeros = torch.zeros_like(square)
-    if torch.equal(y, other) and bool(torch.isfinite(square).all()):
+    if torch.equal(baseline, subject) and bool(torch.isfinite(square).all()):
         # Most branches of a subject that was changed in one place.
         sums = [square, square, zeros, square, zeros, zeros]
     else:
+        other = subject.double()
         sums = [
             square,
             other.square().sum(1),
