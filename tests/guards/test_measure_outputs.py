@@ -66,9 +66,9 @@ def test_sums_of_outputs_add_up_over_windows() -> None:
 
 
 def test_equal_outputs_have_the_sums_of_any_others() -> None:
-    one = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+    one = torch.randn(1, 7, 5, generator=torch.Generator().manual_seed(1))
     apart = one.clone()
-    apart[0, 0] = torch.nextafter(one[0, 0], torch.tensor(9.0))
+    apart[0, 0, 0] = torch.nextafter(one[0, 0, 0], torch.tensor(9.0))
     equal, nearly = Agreement(), Agreement()
     equal.add(one, one.clone())
     nearly.add(one, apart)
@@ -77,10 +77,10 @@ def test_equal_outputs_have_the_sums_of_any_others() -> None:
     assert equal.baseline == equal.subject == equal.product == nearly.baseline
     # Infinities are equal, and counted all the same; a sign of zero is none.
     broken = Agreement()
-    broken.add(torch.full((2, 3), torch.inf), torch.full((2, 3), torch.inf))
+    broken.add(torch.full((1, 2, 3), torch.inf), torch.full((1, 2, 3), torch.inf))
     assert (broken.baseline_non_finite, broken.non_finite, broken.n_tokens) == (6, 6, 2)
     zeros = Agreement()
-    zeros.add(torch.zeros(2, 3), -torch.zeros(2, 3))
+    zeros.add(torch.zeros(1, 2, 3), -torch.zeros(1, 2, 3))
     assert zeros == Agreement(n_tokens=2)
 
 
