@@ -99,7 +99,11 @@ def seeded(plan: MeasurementPlan) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            if torch.accelerator.is_available():
+                torch.manual_seed(seed)
+            else:
+                # The former writes the whole stack down for each kind of device that is not there.
+                torch.default_generator.manual_seed(seed)
             yield
     finally:
         random.setstate(python)
