@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ CLIENT = """#!{python} -SE
 import array, json, os, signal, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({path!r})
-asked = json.dumps([sys.argv, dict(os.environ), os.getcwd()]).encode()
+heeds = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+asked = json.dumps([sys.argv, dict(os.environ), os.getcwd(), heeds]).encode()
 fds = array.array("i", [0, 1, 2])
 server.sendmsg([b"%010d" % len(asked)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 server.sendall(asked)
@@ -77,6 +79,11 @@ def preloaded_python() -> str:
 def serve(path: str, started: int) -> None:
     for name in MODULES:
         importlib.import_module(name)
+    with suppress(ImportError):
+        # A thousand patterns that the first model of a process would compile.
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("llama")
     gc.collect()
     gc.freeze()
     listening = socket.socket(socket.AF_UNIX)
@@ -91,11 +98,11 @@ def serve(path: str, started: int) -> None:
         # Two forks: the first waits for the second and tells how it ended.
         if os.fork() == 0:
             listening.close()
-            attend(connection)
+            attend(connection, f"{path}.bytecode")
         connection.close()
 
 
-def attend(connection: socket.socket) -> None:
+def attend(connection: socket.socket, bytecode: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, ancillary, _, _ = connection.recvmsg(10, socket.CMSG_SPACE(12))
     fds = array.array("i")
@@ -106,7 +113,7 @@ def attend(connection: socket.socket) -> None:
         asked += connection.recv(65536)
     child = os.fork()
     if child == 0:
-        run(connection, list(fds), *json.loads(asked))
+        run(connection, list(fds), *json.loads(asked), bytecode)
     for fd in (0, 1, 2, *fds):
         os.close(fd)
     connection.sendall(f"{child}\n".encode())
@@ -117,11 +124,16 @@ def attend(connection: socket.socket) -> None:
 
 def run(
     connection: socket.socket, fds: list[int], argv: list[str], environment: dict[str, str],
-    folder: str,
+    folder: str, heeds_interrupts: bool, bytecode: str,
 ) -> None:  # fmt: skip
+    # As python starts where it is called, whatever this server was started with.
+    interrupt: Any = signal.default_int_handler if heeds_interrupts else signal.SIG_IGN
+    signal.signal(signal.SIGINT, interrupt)
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
         os.close(fd)
+    # Modules of this project and of pytest are compiled once for all sessions.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, bytecode
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     os.environ.clear()

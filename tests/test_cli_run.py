@@ -37,9 +37,9 @@ SUITE = """\
 name: small
 models: ["builtin:llama"]
 profile: dev
-dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
+dataset: {provider: pydoc, seq_len: 48, preview_n: 10, final_n: 10}
 run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
-floors: {documents: 20, effective_documents: 10}
+floors: {documents: 8, effective_documents: 4}
 bootstrap_replicates: 499
 scenarios:
 """
@@ -51,7 +51,7 @@ PRUNED = (
 )
 RUN_CONFIGURATION = """\
 model: {id: "builtin:gpt2", adapter: hf_causal, device: cpu}
-dataset: {provider: pydoc, seq_len: 64, stride: 64, preview_n: 24, final_n: 24, seed: 42}
+dataset: {provider: pydoc, seq_len: 48, stride: 48, preview_n: 20, final_n: 20, seed: 42}
 edit: {name: quant_rtn, plan: {bitwidth: 8, per_channel: true, scope: attn}}
 guards: {order: [invariants, spectral, rmt, variance, invariants], spectral: {mode: monitor}}
 output: {dir: runs}
@@ -67,15 +67,13 @@ PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
 
 
 def command(
-    folder: Path, module: str, *arguments: str, **environment: str
+    folder: Path, module: str, *arguments: str, python: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     dropped = ("INVARLOCK_", "PYTEST_", "PACK_", "CI")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     home = folder.parent / f"{folder.name}-home"
-    # What only collects imports no torch.
-    python = sys.executable if "--co" in arguments else preloaded_python()
     return subprocess.run(
-        [python, "-P", "-m", module, *arguments],
+        [python or preloaded_python(), "-P", "-m", module, *arguments],
         cwd=folder,
         env={**kept, "HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), **environment},
         capture_output=True,
@@ -251,6 +249,8 @@ def test_its_output_is_pytests_to_the_letter(filterwarnings: str, tmp_path: Path
     (tmp_path / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = {filterwarnings}\n")
     (tmp_path / "my.yaml").write_text(SUITE + NOOP)
     copy = installed_as_a_copy(tmp_path.parent / f"{tmp_path.name}-site")
+    # What was imported beforehand, pytest would warn of.
+    copy["python"] = sys.executable
     plain = ("-p", "no:randomly", "-p", "no:cacheprovider", "--co")
     ran = invarlock(tmp_path, "run", "-c", "my.yaml", "--", *plain, **copy)
     beside = command(tmp_path, "pytest", "my.yaml", *plain, **copy)
@@ -389,8 +389,8 @@ def test_certify_compares_and_passes_its_options_on(
         "invarlock/compare::builtin:llama::builtin:llama",
         "invarlock/compare::builtin:llama::builtin:gpt2",
     }
-    small = ["--invarlock-preview-windows=24", "--invarlock-final-windows=24",
-             "--invarlock-seq-len=64", "--invarlock-dataset=pydoc"]  # fmt: skip
+    small = ["--invarlock-preview-windows=20", "--invarlock-final-windows=20",
+             "--invarlock-seq-len=48", "--invarlock-dataset=pydoc"]  # fmt: skip
     result = become("certify", *given[:4], *given[6:], "--out", "o", "--", *PLAIN, *small)
     assert result.ret == 0, result.stdout.str()
     (plan,) = (folder / "o" / "latest" / "evidence_pack").glob("metadata/policy.json")

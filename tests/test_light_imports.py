@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from .evidence.made_runs import made_run, sealed_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "scipy")
 ALSO_HEAVY = ("yaml", "jsonschema", "rich", "jinja2", "cryptography")
@@ -25,7 +28,8 @@ def refuse(*arguments, **keywords):
     raise AssertionError("the network was used")
 
 socket.socket.connect = socket.getaddrinfo = refuse
-status = pytest.main(sys.argv[2:])
+# One session for each of the lines.
+status = max(pytest.main(line.split()) for line in sys.argv[2:])
 with open(sys.argv[1], "w") as stream:
     json.dump(sorted(sys.modules), stream)
 sys.exit(int(status))
@@ -69,11 +73,16 @@ for line in sys.argv[1:]:
         ended[line] = main(line.split())
 print(json.dumps(ended))
 """
-# Imports each of its arguments with none of our modules loaded; prints how each of them ended.
+# Imports each of its arguments but the first with none of our modules loaded; prints how each of
+# them ended. The first is a folder for what was compiled, once all else is loaded.
 IMPORT_EACH = """
-import importlib, json, traceback
+import contextlib, importlib, json, traceback
+for module in sys.argv[2:]:
+    with contextlib.suppress(BaseException):
+        importlib.import_module(module)
+sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]
 ended = {}
-for module in sys.argv[1:]:
+for module in sys.argv[2:]:
     for name in list(sys.modules):
         if name.partition(".")[0] in ("pytest_invarlock", "invarlock_guards"):
             del sys.modules[name]
@@ -103,10 +112,13 @@ def python(
     )
 
 
-def run_pytest(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+def run_pytest(
+    folder: Path, *sessions: Sequence[str]
+) -> tuple[subprocess.CompletedProcess[str], set[str]]:
     """pytest in ``folder`` with our plugin; its process, and the top-level packages it loaded."""
     modules = folder.parent / "modules.json"
-    result = python(PYTEST, modules, *OURS, *arguments, cwd=folder, **ALONE)
+    lines = [" ".join([*OURS, *line]) for line in sessions]
+    result = python(PYTEST, modules, *lines, cwd=folder, **ALONE)
     return result, {name.partition(".")[0] for name in json.loads(modules.read_text())}
 
 
@@ -128,7 +140,7 @@ def not_ours(
 ) -> tuple[subprocess.CompletedProcess[str], set[str], list[str]]:
     """A run of a stranger's tests: its process, what it loaded, and the files there after it."""
     folder = strangers(tmp_path_factory.mktemp("stranger"))
-    result, loaded = run_pytest(folder, "-q", "-p", "no:cacheprovider")
+    result, loaded = run_pytest(folder, ["-q", "-p", "no:cacheprovider"])
     return result, loaded, [path.name for path in folder.rglob("*")]
 
 
@@ -149,26 +161,26 @@ def test_a_run_that_is_not_ours_prints_nothing_of_ours(not_ours: Any) -> None:
 
 
 def test_help_loads_nothing_heavy(strangers_tests: Path) -> None:
-    result, loaded = run_pytest(strangers_tests, "--help")
+    result, loaded = run_pytest(strangers_tests, ["--help"])
     assert "--invarlock-suite" in result.stdout
     assert not loaded & {*HEAVY, *ALSO_HEAVY}
 
 
-@pytest.mark.parametrize(
-    ("suite", "models", "item"),
-    [("demo", ["no-such/model"], "no-such/model::noop::primary_metric"),
-     ("subset", [], "mistralai/Mistral-7B-v0.1::ve_mlp_scale_skew::signal"),
-     ("showcase", [], "Qwen/Qwen2.5-14B::ve_mlp_scale_skew_up::signal"),
-     ("workshop3", [], "01-ai/Yi-34B::nan_injection::detected"),
-     ("full", [], "Qwen/Qwen3-8B::quant_clean::primary_metric")],
-)  # fmt: skip
-def test_collecting_a_suite_needs_no_model_and_nothing_heavy(
-    strangers_tests: Path, suite: str, models: list[str], item: str
-) -> None:
-    named = [f"--invarlock-model={model}" for model in models]
-    result, loaded = run_pytest(strangers_tests, "--co", "-q", f"--invarlock-suite={suite}", *named)
+def test_collecting_suites_needs_no_model_and_nothing_heavy(strangers_tests: Path) -> None:
+    """All in one process: what any of them loads is seen in the end."""
+    items = {
+        "demo": "no-such/model::noop::primary_metric",
+        "subset": "mistralai/Mistral-7B-v0.1::ve_mlp_scale_skew::signal",
+        "showcase": "Qwen/Qwen2.5-14B::ve_mlp_scale_skew_up::signal",
+        "workshop3": "01-ai/Yi-34B::nan_injection::detected",
+        "full": "Qwen/Qwen3-8B::quant_clean::primary_metric",
+    }
+    collects = [["--co", "-q", f"--invarlock-suite={suite}"] for suite in items]
+    collects[0].append("--invarlock-model=no-such/model")
+    result, loaded = run_pytest(strangers_tests, *collects)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"invarlock/{suite}::{item}" in result.stdout
+    for suite, item in items.items():
+        assert f"invarlock/{suite}::{item}" in result.stdout
     assert not loaded & set(HEAVY)
 
 
@@ -179,7 +191,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     Nothing of ours was loaded before any of them.
     """
     code = BLOCK.format(names=ABSENT_FOR_VERIFY) + IMPORT_EACH
-    result = python(code, *MODULES, cwd=tmp_path_factory.mktemp("imported"))
+    folder = tmp_path_factory.mktemp("imported")
+    result = python(code, folder, *MODULES, cwd=folder)
     assert result.returncode == 0, result.stderr
     found: dict[str, str] = json.loads(result.stdout)
     return found

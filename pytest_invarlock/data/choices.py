@@ -82,7 +82,7 @@ class ChoiceCutter:
             pieces[index] = []
             for windows in self._examples[index]:
                 end = offset + sum(window.n_scored for window in windows)
-                pieces[index].append(Piece(windows, np.arange(offset, end, dtype=np.int64)))
+                pieces[index].append(Piece.of(windows, np.arange(offset, end, dtype=np.int64)))
                 offset = end
         return pieces
 

@@ -73,7 +73,7 @@ class PairCutter:
             pieces[index] = []
             for window in self._windows[index]:
                 scored = np.arange(offset, offset + window.n_scored, dtype=np.int64)
-                pieces[index].append(Piece((window,), scored))
+                pieces[index].append(Piece.of((window,), scored))
                 offset += window.n_scored
         return pieces
 

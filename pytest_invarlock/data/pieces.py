@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from pytest_invarlock.data.window_set import Window
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Piece:
-    """A window, or the windows of all choices of an example.
+    """A window, or the windows of all choices of an example, made when they are first looked at.
 
-    ``scored`` int64 (n,) identifies the scored tokens among all tokens of all documents.
+    Of a text's thousands of pieces a draw takes a few.
+
+    Args:
+        make: gives the windows, and int64 (n,), which identify the scored tokens among all tokens
+            of all documents.
     """
 
-    windows: tuple[Window, ...]
-    scored: NDArray[np.int64]
+    def __init__(self, make: Callable[[], tuple[tuple[Window, ...], NDArray[np.int64]]]) -> None:
+        self._make = make
+
+    @classmethod
+    def of(cls, windows: tuple[Window, ...], scored: NDArray[np.int64]) -> Piece:
+        """The piece of windows that are made already."""
+        return cls(lambda: (windows, scored))
+
+    @cached_property
+    def _made(self) -> tuple[tuple[Window, ...], NDArray[np.int64]]:
+        return self._make()
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows."""
+        return self._made[0]
+
+    @property
+    def scored(self) -> NDArray[np.int64]:
+        """Which of all tokens of all documents are scored, int64 (n,)."""
+        return self._made[1]
 
     def content(self) -> bytes:
         """Everything that is measured, as bytes."""

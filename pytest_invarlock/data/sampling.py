@@ -106,7 +106,7 @@ def sample(
         DataError: ``DATA_TOO_SMALL`` naming arm and counts; ``noun`` is what is counted.
     """
     wanted = selection.preview_windows if arm == "preview" else selection.final_windows
-    unique = _in_turn(arm, candidates, contents, selection, draw, taken)
+    unique = _in_turn(arm, candidates, contents, selection, draw, taken, wanted)
     if selection.pool != "certification":
         if not unique:
             raise DataError(
@@ -123,7 +123,7 @@ def sample(
             remedy="ask for fewer windows, shorter ones (seq_len), or give more text",
             code="DATA_TOO_SMALL",
         )
-    return unique[:wanted]
+    return unique
 
 
 def calibration_pieces(
@@ -135,8 +135,8 @@ def calibration_pieces(
     taken: Collection[bytes],
 ) -> list[Piece]:
     """The pieces on which guards look at activations: as `sample`, and as many as there are."""
-    unique = _in_turn(CALIBRATION, candidates, contents, selection, draw, taken)
-    return unique[: selection.guard_windows]
+    most = selection.guard_windows
+    return _in_turn(CALIBRATION, candidates, contents, selection, draw, taken, most)
 
 
 def _in_turn(
@@ -146,8 +146,9 @@ def _in_turn(
     selection: WindowSelection,
     draw: int,
     taken: Collection[bytes],
+    most: int,
 ) -> list[Piece]:
-    """Every piece that may be drawn once, round-robin over documents in seeded order."""
+    """The first ``most`` pieces that differ, round-robin over documents in seeded order."""
     turns: list[tuple[int, bytes, int, Piece]] = []
     for document, pieces in candidates.items():
         content = hashlib.sha256(contents[document]).digest()
@@ -161,8 +162,11 @@ def _in_turn(
     turns.sort(key=lambda entry: entry[:3])
     unique: dict[bytes, Piece] = {}
     for *_, piece in turns:
-        if piece.content() not in taken:
-            unique.setdefault(piece.content(), piece)
+        if len(unique) == most:
+            break
+        said = piece.content()
+        if said not in taken:
+            unique.setdefault(said, piece)
     return list(unique.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,20 +101,27 @@ class TextCutter:
         pieces: dict[int, list[Piece]] = {index: [] for index in members}
         for stream in self._streams(members):
             for span in self._spans(len(stream)):
-                window = self._window(stream, span)
-                scored = self._offsets[stream.documents[span.first : span.end]]
-                scored = scored + stream.places[span.first : span.end]
-                if self._reading == "masked":
-                    prefix = len(self._affixes.prefix)
-                    scored = scored[window.positions - prefix - (span.first - span.start)]
-                elif self._reading == "seq2seq":
-                    scored = scored[_half(span) :]
-                pieces[window.document].append(Piece((window,), scored))
+                piece = Piece(partial(self._made, stream, span))
+                if self._masker is not None:
+                    # A window with nothing to mask is told of, drawn or not.
+                    _ = piece.windows
+                pieces[int(stream.documents[span.first])].append(piece)
         if self._convention == "lm-eval-word":
             return {index: _with_words(of) for index, of in pieces.items()}
         if self._convention in ("document", "row"):
             self._short += sum(not windows for windows in pieces.values())
         return pieces
+
+    def _made(self, stream: Stream, span: Span) -> tuple[tuple[Window], NDArray[np.int64]]:
+        window = self._window(stream, span)
+        scored = self._offsets[stream.documents[span.first : span.end]]
+        scored = scored + stream.places[span.first : span.end]
+        if self._reading == "masked":
+            prefix = len(self._affixes.prefix)
+            scored = scored[window.positions - prefix - (span.first - span.start)]
+        elif self._reading == "seq2seq":
+            scored = scored[_half(span) :]
+        return (window,), scored
 
     def _texts(self, document: Document) -> Sequence[str]:
         if self._convention == "row":
@@ -240,7 +248,7 @@ def _with_words(pieces: Sequence[Piece]) -> list[Piece]:
     if spare:
         words[-1] += spare
     return [
-        replace(piece, windows=(replace(piece.windows[0], words=count),))
+        Piece.of((replace(piece.windows[0], words=count),), piece.scored)
         for piece, count in zip(pieces, words, strict=False)
     ]
 

@@ -17,17 +17,29 @@ from transformers import (  # noqa: F401
     LlamaForCausalLM,
 )
 
+import pytest_invarlock.builtin
 import pytest_invarlock.core.engine
+import pytest_invarlock.core.request
 import pytest_invarlock.core.runner
+import pytest_invarlock.core.tuning
 import pytest_invarlock.evidence.run_pack
+import pytest_invarlock.evidence.source_repo
 import pytest_invarlock.evidence.verify
 import pytest_invarlock.lending
+import pytest_invarlock.policy.session_settings
+import pytest_invarlock.preflight.hub
+import pytest_invarlock.preflight.pinning
+import pytest_invarlock.readiness
 import pytest_invarlock.reporting.dose_response
 import pytest_invarlock.reporting.dose_response_files
 import pytest_invarlock.reporting.junit
 import pytest_invarlock.reporting.terminal
+import pytest_invarlock.reporting.tuning
 import pytest_invarlock.reporting.verdict_testcase
-import pytest_invarlock.run_summary  # noqa: F401
+import pytest_invarlock.run_progress
+import pytest_invarlock.run_summary
+import pytest_invarlock.tuned_file
+import pytest_invarlock.tuning_item  # noqa: F401
 from pytest_invarlock.evidence.keys import load_private_key, user_signing_key_path
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.manifest import parse_manifest
@@ -39,9 +51,9 @@ name: small
 models: ["builtin:llama"]
 tier: text-only.yaml
 profile: dev
-dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
+dataset: {provider: pydoc, seq_len: 48, preview_n: 10, final_n: 10}
 run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
-floors: {documents: 20, effective_documents: 10}
+floors: {documents: 8, effective_documents: 4}
 bootstrap_replicates: 499
 scenarios:
 """
@@ -78,6 +90,8 @@ def suite_text(*scenarios: str, head: str = HEAD) -> str:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    # No power is cut here, and a hundred waits for the disk are as long as a small session.
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))

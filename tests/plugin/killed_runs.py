@@ -1,13 +1,12 @@
 """Run apart by `test_resume`: sessions of a suite, killed at seeded steps and resumed.
 
-One process imports everything and forks a session each time; what each came to goes to a file.
+One process runs a session and forks one each time; what each came to goes to a file.
 A step is a flush to disk, a rename, or a batch of windows; `Step` n is before the n-th of them.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import random
@@ -15,24 +14,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
-import pytest_invarlock.core.engine
-import pytest_invarlock.core.request
-import pytest_invarlock.evidence.run_pack
-import pytest_invarlock.reporting.junit
-import pytest_invarlock.reporting.terminal
-import pytest_invarlock.reporting.verdict_testcase
-import pytest_invarlock.resumption
 import pytest_invarlock.run_progress
-import pytest_invarlock.run_summary
-import pytest_invarlock.workbench
 from pytest_invarlock.progress import ProgressReporter
 
 FLAGS = ["-q", "-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider",
@@ -78,7 +66,6 @@ def session(suite: str, out: str, *flags: str, kill_at: int = 0) -> int:
         ProgressReporter.__call__ = counted(ProgressReporter.__call__)  # type: ignore[method-assign]
         status = pytest.main([*FLAGS, suite, f"--invarlock-out={out}", *flags])
         Path(f"{out}.steps").write_text(str(step))
-        Path(f"{out}.modules").write_text("\n".join(sys.modules))
         return int(status)
 
     return forked(run, Path(f"{out}.log"))
@@ -113,20 +100,17 @@ def moments(n_steps: int) -> list[int]:
 def main(suite: str, changed: str) -> None:
     """Write ``results.json``: the whole session, each one killed and resumed, a changed policy."""
     torch.set_num_threads(1)
+    # Modules that are written compiled would be steps of the first session alone.
+    sys.dont_write_bytecode = True
     # Otherwise the steps of a session would depend on how fast it is.
     pytest_invarlock.run_progress.SECONDS_BETWEEN_WRITES = 1e9
+    # What the first session of a process loads and compiles, those that are forked find there.
+    pytest.main([*FLAGS, suite, "--invarlock-out=first"])
     gc.collect()
     gc.freeze()
     status = session(suite, "whole")
     results: dict[str, Any] = {"whole": {"status": status, **outcome("whole")}, "killed": []}
     n_steps = int(Path("whole.steps").read_text())
-    # What a session imports, later ones find imported.
-    for name in Path("whole.modules").read_text().splitlines():
-        if name.startswith(("torch.", "transformers.", "scipy.", "pytest_invarlock.")):
-            with suppress(ImportError):
-                importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
     for number, step in enumerate(moments(n_steps)):
         out = f"killed_{number}"
         killed = session(suite, out, kill_at=step)

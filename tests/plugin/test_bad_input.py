@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from pytest_invarlock.adapters.model_source import resolve_model
 
 COUNTS = (
-    "--invarlock-seq-len=64", "--invarlock-preview-windows=24", "--invarlock-final-windows=24",
+    "--invarlock-seq-len=48", "--invarlock-preview-windows=20", "--invarlock-final-windows=20",
     "--invarlock-dataset=pydoc", "--invarlock-threads=1",
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from _pytest.pathlib import make_numbered_dir
 
 from pytest_invarlock.distribution import (
     DIST_MODES,
@@ -22,6 +23,7 @@ from pytest_invarlock.distribution import (
     pair_of,
     unit_of,
 )
+from tests.preloaded_python import preloaded_python
 
 pytest_plugins = ["pytester"]
 
@@ -685,7 +687,9 @@ def demo(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
         plan = {"does": {}, "seconds": {}, "active": active, "suite": models} | plan
         (pytester.path / "plan.json").write_text(json.dumps(plan))
         fixed = ("-p", "xdist", "-p", "no:invarlock", "-p", "no:randomly", "-v")
-        result = pytester.runpytest_subprocess(*fixed, *arguments, timeout=60)
+        base = f"--basetemp={make_numbered_dir(root=pytester.path, prefix='runpytest-')}"
+        command = (preloaded_python(), "-mpytest", base, *fixed)
+        result = pytester.run(*command, *arguments, timeout=60)
         logged = (pytester.path / "log.jsonl").exists()
         return result, Log(pytester.path) if logged else None
 

@@ -11,7 +11,7 @@ from pytest_invarlock.adapters.model_source import resolve_model
 from tests.plugin.conftest import Repository
 
 COUNTS = (
-    "--invarlock-dataset=pydoc", "--invarlock-seq-len=64", "--invarlock-preview-windows=20",
+    "--invarlock-dataset=pydoc", "--invarlock-seq-len=48", "--invarlock-preview-windows=20",
     "--invarlock-final-windows=20", "--invarlock-profile=dev", "--invarlock-device=cpu",
 )  # fmt: skip
 MATRIX = "model.layers.1.mlp.down_proj.weight"

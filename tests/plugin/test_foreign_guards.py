@@ -159,9 +159,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CONFIGURATION = """\
 model: {id: "builtin:llama", device: cpu, dtype: float32}
 profile: dev
-dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
+dataset: {provider: pydoc, seq_len: 48, preview_n: 10, final_n: 10}
 run: {threads: 1, determinism: strict}
-floors: {documents: 20, effective_documents: 10}
+floors: {documents: 8, effective_documents: 4}
 bootstrap_replicates: 499
 edit: {name: quant_rtn, plan: {bitwidth: 8, group_size: 32}}
 guards:

@@ -17,7 +17,7 @@ import pytest
 
 INT8 = {"name": "quant_rtn", "plan": {"bitwidth": 8, "group_size": 32}}
 COUNTS = dict(
-    tier="text-only.yaml", dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1
+    tier="text-only.yaml", dataset="pydoc", seq_len=48, preview_n=22, final_n=22, threads=1
 )
 """
 
@@ -83,17 +83,17 @@ def test_windows_that_one_test_overrides_are_not_the_next_ones(repository):
 class TestOwnWindows:
     @pytest.fixture
     def invarlock_windows(self, invarlock_windows):
-        arms = {arm: windows[:22] for arm, windows in invarlock_windows.arms.items()}
+        arms = {arm: windows[:20] for arm, windows in invarlock_windows.arms.items()}
         documents = {arm: len({w.document for w in windows}) for arm, windows in arms.items()}
         return dataclasses.replace(invarlock_windows, arms=arms, n_documents=documents)
 
     def test_a(self, invarlock):
-        assert len(invarlock.record.facts.arms["final"].tokens) == 22
+        assert len(invarlock.record.facts.arms["final"].tokens) == 20
         assert invarlock.record.facts.plan["source"]["provider"] == "given"
 
 @pytest.mark.invarlock(baseline="builtin:llama", edit=INT8, **COUNTS)
 def test_b(invarlock):
-    assert len(invarlock.record.facts.arms["final"].tokens) == 24
+    assert len(invarlock.record.facts.arms["final"].tokens) == 22
     assert invarlock.record.facts.plan["source"]["provider"] == "pydoc"
 """
     )
@@ -137,8 +137,8 @@ def test_tensors_that_the_architecture_leaves_out_fail_the_invariants(repository
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     result = repository.run(
         "--invarlock-baseline=builtin:llama", "--invarlock-subject=./model",
-        "--invarlock-dataset=pydoc", "--invarlock-seq-len=64",
-        "--invarlock-preview-windows=24", "--invarlock-final-windows=24",
+        "--invarlock-dataset=pydoc", "--invarlock-seq-len=48", "--invarlock-tier=text-only.yaml",
+        "--invarlock-preview-windows=20", "--invarlock-final-windows=20",
     )  # fmt: skip
     result.stdout.fnmatch_lines(
         ["FAIL: unexpected tensor in model.layers.0.mlp.down_proj.lora_A.*"]
@@ -170,7 +170,7 @@ def test_usage_errors_under_workers_name_their_cause(repository):
     (repository.path / "t").mkdir()
     (repository.path / "t" / "bad.invarlock.yaml").write_text("nam: x\n")
     (repository.path / "t" / "test_ok.py").write_text("def test_ok():\n    pass\n")
-    result = repository.run_apart("t", "-n2")
+    result = repository.run_apart("t", "-n1")
     assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
     assert "bad.invarlock.yaml:1: unknown key 'nam'" in result.stdout.str()
     assert "INTERNALERROR" not in result.stdout.str()
@@ -194,8 +194,8 @@ def test_a_stand_in_for_missing_data_is_told_and_certified(repository):
     head = "name: small\nmodels: ['builtin:llama']\nprofile: dev\nrun: {threads: 1}\nscenarios:\n"
     suite = repository.suite("noop", head=head)
     result = repository.run(
-        suite, "--invarlock-seq-len=64", "--invarlock-preview-windows=24",
-        "--invarlock-final-windows=24",
+        suite, "--invarlock-seq-len=48", "--invarlock-preview-windows=20",
+        "--invarlock-final-windows=20", "--invarlock-tier=text-only.yaml",
     )  # fmt: skip
     result.stdout.fnmatch_lines(
         [

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.invarlock(
     baseline="builtin:llama", edit={"name": "quant_rtn", "plan": {"bitwidth": 8, "group_size": 32}},
-    tier="text-only.yaml", dataset="pydoc", seq_len=64, preview_n=24, final_n=24, threads=1,
+    tier="text-only.yaml", dataset="pydoc", seq_len=48, preview_n=20, final_n=20, threads=1,
 )
 class TestInt8:
     def test_it_keeps_quality(self, invarlock):
@@ -27,7 +27,7 @@ class TestInt8:
         assert not ours.equal(theirs)
 
     def test_windows_and_policy(self, invarlock_windows, invarlock_policy, invarlock_adapter):
-        assert len(invarlock_windows.final) == len(invarlock_windows.preview) == 24
+        assert len(invarlock_windows.final) == len(invarlock_windows.preview) == 20
         assert invarlock_policy.primary_metric.ratio_limit == 1.10
         assert invarlock_adapter.name == "hf_auto"
 """
@@ -160,7 +160,7 @@ MONITORED = (
 
 
 def test_a_check_that_only_monitors_warns_and_is_no_reason_to_fail(repository):
-    """Of 24 windows the tail's rules only monitor, and pruning harms many."""
+    """Of 20 windows the tail's rules only monitor, and pruning harms many."""
     repository.pytester.makepyfile(test_pruned=MONITORED)
     result = repository.run("test_pruned.py")
     result.assert_outcomes(passed=1, warnings=1)

@@ -16,8 +16,8 @@ MODELS = ROOT / "tests" / "models"
 TEXT = ROOT / "pytest_invarlock" / "builtin" / "text" / "heldout.jsonl.gz"
 LOADERS = {"bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}
 COUNTS = (
-    "--invarlock-dataset=pydoc", "--invarlock-seq-len=96", "--invarlock-preview-windows=40",
-    "--invarlock-final-windows=40", "--invarlock-profile=dev", "--invarlock-threads=1",
+    "--invarlock-dataset=pydoc", "--invarlock-seq-len=64", "--invarlock-preview-windows=20",
+    "--invarlock-final-windows=20", "--invarlock-profile=dev", "--invarlock-threads=1",
 )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_a_models_kind_chooses_its_metric_and_harm_is_told_from_noise(
     assert facts["baseline"]["adapter"] == facts["subject"]["adapter"] == adapter
     assert facts["divergence"]["method"] == "cached_states"
     assert 0 < facts["divergence"]["final"]["kl_nats_mean"] < 0.05
-    assert facts["arms"]["final"]["n_windows"] == 40
+    assert facts["arms"]["final"]["n_windows"] == 20
     assert (
         numbers(repository, good.name)["ratio_upper"] < 1.1 < numbers(repository, bad.name)["ratio"]
     )
@@ -102,7 +102,7 @@ profile: dev
 dataset:
   provider: {{kind: local_jsonl_choices, file: {file}, choices_field: choices}}
   seq_len: 96
-  preview_n: 60
+  preview_n: {final}
   final_n: {final}
 eval: {{metric: {{kind: accuracy}}}}
 run: {{device: cpu, dtype: float32, threads: 1, determinism: strict}}
@@ -160,7 +160,7 @@ def test_accuracy_is_measured_on_real_predictions(repository):
 def test_too_few_examples_are_inconclusive(repository):
     file = write_choices(repository.path, 200)
     (repository.path / "choices.yaml").write_text(
-        CHOICES.format(file=file.name, final=60, floor=61)
+        CHOICES.format(file=file.name, final=20, floor=21)
     )
     repository.run("--invarlock-suite=choices.yaml", "--invarlock-scenario=rtn")
     (found,) = repository.verdict()["decisions"]
@@ -176,7 +176,7 @@ name: small
 models: ["builtin:llama"]
 tier: text-only.yaml
 profile: dev
-dataset: {provider: {kind: local_jsonl, file: texts.jsonl}, seq_len: 64, preview_n: 130, final_n: 130}
+dataset: {provider: {kind: local_jsonl, file: texts.jsonl}, seq_len: 48, preview_n: 130, final_n: 130}
 run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
 bootstrap_replicates: 499
 scenarios:

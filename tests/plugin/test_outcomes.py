@@ -37,7 +37,7 @@ def test_a_degraded_subject_fails_the_run_and_is_sealed_all_the_same(repository)
 
 def test_a_check_that_only_monitors_warns_in_every_place_and_passes(repository):
     result = repository.run(repository.suite("pruned"), "--junitxml=junit.xml", "-v")
-    warning = "WARN tail: * of 24 windows above 0.693 nats; the rule only monitors here"
+    warning = "WARN tail: * of 10 windows above 0.693 nats; the rule only monitors here"
     result.stdout.fnmatch_lines(["*::pruned::tail PASSED*", f"*PytestWarning: {warning}"])
     report = repository.latest / "reports/builtin-llama/pruned/run_0/evaluation.report.json"
     decision = json.loads(report.read_text())["decision"]
@@ -131,19 +131,19 @@ def test_an_edit_that_changes_nothing_is_an_error_and_the_verdict_says_so(reposi
 def test_too_little_data_is_inconclusive_and_fails(repository):
     head = (
         "name: small\nmodels: ['builtin:llama']\ntier: text-only.yaml\nprofile: dev\nscenarios:\n"
-        .replace("scenarios", "dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}\n"
+        .replace("scenarios", "dataset: {provider: pydoc, seq_len: 48, preview_n: 10, final_n: 10}\n"
                  "floors: {documents: 60}\nrun: {threads: 1}\nscenarios")
     )  # fmt: skip
     result = repository.run(repository.suite("rtn", head=head))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["INCONCLUSIVE: 24 documents, 60 are needed*"])
+    result.stdout.fnmatch_lines(["INCONCLUSIVE: 10 documents, 60 are needed*"])
     assert repository.verdict()["verdict"] == "INCONCLUSIVE"
 
 
 def test_on_inconclusive_xfail_softens_items_and_verdict_but_not_the_file(repository):
     head = (
         "name: small\nmodels: ['builtin:llama']\ntier: text-only.yaml\nprofile: dev\n"
-        "dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}\n"
+        "dataset: {provider: pydoc, seq_len: 48, preview_n: 10, final_n: 10}\n"
         "floors: {documents: 60}\nrun: {threads: 1}\nscenarios:\n"
     )
     suite = repository.suite("rtn", head=head)

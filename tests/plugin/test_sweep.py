@@ -140,7 +140,7 @@ def test_a_whole_sweep_loads_and_passes_the_baseline_once_for_all_doses(reposito
     assert runs[0.7]["ratio"] > runs[0.3]["ratio"] > runs[0.1]["ratio"] - 0.01
     assert runs[0.1]["ratio_lower"] <= runs[0.1]["ratio"] <= runs[0.1]["ratio_upper"] < 1.1
     assert set(runs[0.1]["checks"]) == {"primary_metric", "drift", "tail", "invariants"}
-    assert runs[0.1]["n_documents"] == 24
+    assert runs[0.1]["n_documents"] == 10
     assert runs[0.7]["kl_mean_nats"] > runs[0.1]["kl_mean_nats"]
     faults = sweep_of(repository, "flipped.layer")
     assert [dose["value"] for dose in faults["curves"][0]["doses"]] == [0, 1]
@@ -153,7 +153,7 @@ def test_a_whole_sweep_loads_and_passes_the_baseline_once_for_all_doses(reposito
     assert len(counters) == 5
     last = max(counters, key=lambda found: found["subject_windows"])
     assert (last["baseline_loads"], last["baseline_passes"]) == (1, 1)
-    assert last["subject_windows"] == 5 * 48
+    assert last["subject_windows"] == 5 * 20
 
 
 def test_a_sweep_certifies_nothing(repository, swept, monkeypatch):

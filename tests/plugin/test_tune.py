@@ -25,9 +25,9 @@ HEAD = """\
 name: mine
 models: ["builtin:llama"]
 profile: dev
-dataset: {provider: pydoc, seq_len: 64, preview_n: 24, final_n: 24}
+dataset: {provider: pydoc, seq_len: 48, preview_n: 10, final_n: 10}
 run: {device: cpu, dtype: float32, threads: 1, determinism: strict}
-floors: {documents: 20, effective_documents: 10}
+floors: {documents: 8, effective_documents: 4}
 bootstrap_replicates: 499
 scenarios:
 """
@@ -68,12 +68,12 @@ def usage_error(result: pytest.RunResult) -> str:
 def test_where_nothing_passes_the_item_fails_and_the_entry_is_skipped(
     repository: Repository, write: Any
 ) -> None:
-    head = HEAD.replace("scenarios:", "primary_metric: {ratio_limit: 1.0000001}\nscenarios:")
+    head = TEXT_HEAD.replace("scenarios:", "primary_metric: {ratio_limit: 1.0000001}\nscenarios:")
     write(head + CLEAN.splitlines(keepends=True)[0])
     result = repository.run(FILE, *TUNE)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*no parameters of fp8_quant pass tier balanced: none of 4 steps passed every check*",
+        ["*no parameters of fp8_quant pass tier text-only: none of 4 steps passed every check*",
          "*format e5m2, scaled false: * primary_metric (ratio 1.0*",
          "builtin:llama fp8_quant: SKIPPED after 4: format e4m3, scaled true: *"]
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_where_nothing_passes_the_item_fails_and_the_entry_is_skipped(
     assert "none of 4 steps" in entry["reason"]
     file = str((repository.latest / "tuned_edit_params.json").resolve())
     used = repository.run(FILE, f"--invarlock-tuned={file}", "--invarlock-signing-key=none", "-rA")
-    used.assert_outcomes(failed=9, warnings=1)
+    used.assert_outcomes(failed=5, warnings=1)
     used.stdout.fnmatch_lines(
         ["ERROR: *tuned_edit_params.json:*: models.builtin:llama.fp8_quant: status is skipped: "
          "none of 4 steps passed every check; *"
@@ -231,7 +231,8 @@ def test_workers_tune_a_model_each_and_write_one_file(repository: Repository, wr
 
 
 def test_too_little_data_names_data_and_remedy(repository: Repository, write: Any) -> None:
-    write(TEXT_HEAD.replace("documents: 20", "documents: 40") + CLEAN)
+    head = TEXT_HEAD.replace("preview_n: 10, final_n: 10", "preview_n: 24, final_n: 24")
+    write(head.replace("documents: 8,", "documents: 40,") + CLEAN)
     result = repository.run(FILE, *TUNE)
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
@@ -301,8 +302,9 @@ def test_the_shipped_models_pass_with_what_is_shipped_for_them(repository: Repos
     names = ("quant_clean", "fp8_clean", "prune_clean", "svd_clean")
     result = repository.run(
         "--invarlock-suite=edits", "--invarlock-signing-key=none", "-p", "no:cacheprovider",
-        # Short windows, and as many as the suite's: each check has its floor.
-        "--invarlock-seq-len=64", "--invarlock-stride=64",
+        # Short windows, of as many documents as the floors ask for, and some more.
+        "--invarlock-seq-len=48", "--invarlock-stride=48",
+        "--invarlock-preview-windows=48", "--invarlock-final-windows=48",
         *(f"--invarlock-scenario={name}" for name in names),
     )  # fmt: skip
     # Eight checks of eight scenarios, and the verdict.

@@ -92,7 +92,8 @@ def test_workers_and_shuffling_change_no_fact_no_verdict_and_no_testcase(reposit
 
 
 def test_a_worker_that_dies_leaves_no_verdict_and_loses_no_sibling(repository):
-    suite = repository.suite(*SCENARIOS)
+    scenarios = ("noop", "rtn", "explosion")
+    suite = repository.suite(*scenarios)
     repository.pytester.makeconftest(
         """
         import os, pytest
@@ -107,14 +108,14 @@ def test_a_worker_that_dies_leaves_no_verdict_and_loses_no_sibling(repository):
     verdict = repository.verdict()
     assert verdict["status"] == "partial"
     assert verdict["verdict"] is None
-    assert len(repository.digests()) == len(SCENARIOS)
+    assert len(repository.digests()) == len(scenarios)
     assert not (repository.latest / "evidence_pack").exists()
     assert "::verdict" not in result.stdout.str()
     assert state(repository, "progress")["status"] == "incomplete"
 
     (repository.path / "conftest.py").unlink()
     resumed = repository.run("--invarlock-resume", suite)
-    resumed.stdout.fnmatch_lines(["resumed small-*: 4 of 4 records taken over"])
+    resumed.stdout.fnmatch_lines(["resumed small-*: 3 of 3 records taken over"])
     assert repository.verdict()["status"] == "complete"
 
 
@@ -212,7 +213,7 @@ def on_a_terminal(repository, *command: str) -> str:
 
 def lines_left(text: str) -> list[str]:
     """The lines in the end; progress was shown, and nothing of it is left."""
-    assert "builtin:llama noop baseline 24/48 windows" in text or "48/48 windows" in text
+    assert "builtin:llama noop baseline 10/20 windows" in text or "20/20 windows" in text
     shown = screen(text)
     assert not [line for line in shown if "windows" in line]
     return shown

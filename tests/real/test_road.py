@@ -228,8 +228,8 @@ def test_nothing_that_leaves_holds_text_ids_file_names_or_paths(tmp_path):
     suite = tmp_path / "own.invarlock.yaml"
     suite.write_text(
         "name: own\nmodels: ['builtin:gpt2']\nprofile: dev\n"
-        f"dataset: {{provider: local_jsonl, file: '{data.name}', id_field: doc, seq_len: 64, "
-        "preview_n: 30, final_n: 30}\nrun: {threads: 1}\nscenarios:\n"
+        f"dataset: {{provider: local_jsonl, file: '{data.name}', id_field: doc, seq_len: 48, "
+        "preview_n: 20, final_n: 20}\nrun: {threads: 1}\nscenarios:\n"
         "  - {id: noop, strictness: must_pass, edit: {name: noop}}\n"
         "  - {id: explosion, strictness: must_detect, edit: {name: scale_explosion}}\n"
     )
@@ -238,7 +238,7 @@ def test_nothing_that_leaves_holds_text_ids_file_names_or_paths(tmp_path):
     marker = f"source_commit={'a' * 40}\nsource_uri=https://{USER}:{TOKEN}@example.org/a\n"
     (tmp_path / "GPU_RUN_SOURCE.txt").write_text(marker)
     result = run(
-        pytest_command(str(suite), "--junitxml=junit.xml", "-v", "-rA"),
+        [preloaded_python(), *pytest_command(str(suite), "--junitxml=junit.xml", "-v", "-rA")[1:]],
         tmp_path, GITHUB_STEP_SUMMARY=str(tmp_path / "step.md"), HOME=str(home),
         XDG_CONFIG_HOME=str(home / "config"), USER=USER, LOGNAME=USER, HF_TOKEN=TOKEN,
         GIT_CEILING_DIRECTORIES=str(tmp_path.parent),
