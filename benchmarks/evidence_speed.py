@@ -54,7 +54,7 @@ def copied_pack(source: Path, target: Path, count: int) -> str:
     from pytest_invarlock.evidence.environment import Permissions, environment_document
     from pytest_invarlock.evidence.manifest import ManifestHeader, ToolIdentity
     from pytest_invarlock.evidence.pack import seal_pack
-    from pytest_invarlock.evidence.pack_files import PackMetadata, pack_files
+    from pytest_invarlock.evidence.pack_files import PackMetadata, pack_files, started_at
     from pytest_invarlock.evidence.rederive import combined_plan_digest
     from pytest_invarlock.plan import PlannedScenario
     from pytest_invarlock.policy.decision_policy import policies_digest
@@ -84,7 +84,8 @@ def copied_pack(source: Path, target: Path, count: int) -> str:
     files = pack_files(records, policies, metadata)
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     header = ManifestHeader(
-        run_id=metadata.run_id, suite=metadata.suite, started_at=stamp, finished_at=stamp,
+        run_id=metadata.run_id, suite=metadata.suite,
+        started_at=started_at(records) or stamp, finished_at=stamp,
         created_at=stamp, tool=ToolIdentity("pytest-invarlock", "0", "sha256:" + "0" * 64),
         verdict=json.loads(files["results/final_verdict.json"])["verdict"],
         planned=metadata.planned, plan_digest=combined_plan_digest(records),
