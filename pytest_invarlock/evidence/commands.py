@@ -97,15 +97,19 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from pytest_invarlock.evidence.rederive import rederive_pack
     from pytest_invarlock.evidence.verify import verify_pack
 
-    # Parsed JSON has no cycles to look for: reference counts free it, document by document.
-    gc.set_threshold(GARBAGE_THRESHOLD)
     options = verify_options(arguments)
     if arguments.pack.is_file():
         return _verify_certificate(arguments, options)
     rederive = (
         partial(rederive_pack, run_guard_code=True) if arguments.run_guard_code else rederive_pack
     )
-    report = verify_pack(arguments.pack, options, rederive, check_schemas)
+    before = gc.get_threshold()
+    # Parsed JSON has no cycles to look for: reference counts free it, document by document.
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        report = verify_pack(arguments.pack, options, rederive, check_schemas)
+    finally:
+        gc.set_threshold(*before)
     print_report(report, as_json=arguments.json)
     return int(report.exit_status)
 
