@@ -24,6 +24,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def replace_json(path: Path, value: Any) -> None:
+    """As `write_json`, but not flushed to disk: for what a power cut may take, such as progress."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(pretty(value))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as sorted, indented JSON with a final newline.
 

@@ -200,13 +200,16 @@ def _kl(
     baseline: torch.Tensor, subject: torch.Tensor, subject_normaliser: torch.Tensor
 ) -> torch.Tensor:
     """Σ p_b (z_b − z_s) − (ln Σ e^z_b − ln Σ e^z_s): exactly 0 for equal logits."""
-    normaliser = baseline.logsumexp(-1)
-    difference = baseline - subject
-    share = (baseline - normaliser.unsqueeze(-1)).exp_()
-    divergence: torch.Tensor = torch.linalg.vecdot(share, difference)
+    largest = baseline.amax(-1, keepdim=True)
+    share = (baseline - largest).exp_()
+    total = share.sum(-1)
+    # Products in place and then their sum: `vecdot` of tensors just made takes four times as long.
+    divergence = share.mul_(baseline - subject).sum(-1)
     # Few models rule a token out, and 0 times an infinite difference tells.
     if bool(divergence.isnan().any()):
         # What the baseline rules out adds nothing, whatever the subject says of it.
-        difference.masked_fill_(baseline.isneginf(), 0.0)
-        divergence = torch.linalg.vecdot(share, difference)
-    return divergence - (normaliser - subject_normaliser)
+        difference = (baseline - subject).masked_fill_(baseline.isneginf(), 0.0)
+        divergence = (baseline - largest).exp_().mul_(difference).sum(-1)
+    # As `logsumexp` reckons, to the bit, so that equal normalisers cancel.
+    normaliser = total.log().add_(largest.squeeze(-1))
+    return divergence / total - (normaliser - subject_normaliser)
