@@ -133,6 +133,13 @@ def test_progress_counts_windows_after_each_batch(tiny_model: Any, windows: Wind
     assert told[-1] == 6
 
 
+def test_of_equal_logits_the_first_is_chosen_and_nan_before_all() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, math.nan, 9.0], [-math.inf] * 3, [0.0, 1.0, 2.0]])
+    found = token_scoring._first_choice(logits)
+    assert found.tolist() == logits.argmax(-1).tolist() == [1, 1, 0, 2]
+    assert found.dtype == torch.int64
+
+
 def test_first_choices_are_the_greatest_logits(tiny_model: Any, windows: Windows) -> None:
     model = tiny_model("gpt2")
     batches = batches_of("gpt2", windows())
