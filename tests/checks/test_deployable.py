@@ -201,6 +201,8 @@ def test_without_its_backend_a_scenario_is_skipped_and_the_verdict_says_so() -> 
     decision = decide(skipped(), judged_by())
     assert (decision.outcome, decision.expectation_met) == (Outcome.SKIPPED, False)
     assert {c.outcome for c in decision.checks} == {Outcome.SKIPPED}
+    assert [c.check for c in decision.checks] == [*judged_by().checks, "deployable"]
+    assert {(c.reason, c.text) for c in decision.checks} == {("skipped", REASON)}
     assert not Outcome.SKIPPED.acceptable
     assert _mark(decision) == "--"
     found = verdict_of(replace(facts(), scenario="noop"), skipped())
