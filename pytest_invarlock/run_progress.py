@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_invarlock.earlier_runs import is_taken_over
-from pytest_invarlock.evidence.atomic import replace_json
+from pytest_invarlock.evidence.atomic import write_json
 from pytest_invarlock.plan import PlannedScenario
 from pytest_invarlock.policy.deploy_limits import SKIPPED_CODE
 from pytest_invarlock.run_directory import RunDirectory, runs_of_session
@@ -105,7 +105,7 @@ class RunProgress:
         now = _stamp(datetime.now(UTC))
         # Whoever watches is told nothing new; the measurement goes on.
         with suppress(OSError):
-            replace_json(
+            write_json(
                 self.run.state / "progress.json",
                 {
                     "format": PROGRESS_FORMAT,
@@ -118,8 +118,9 @@ class RunProgress:
                     "seconds_elapsed": round(self.clock() - self._start, 1),
                     "seconds_remaining": None if remaining is None else round(remaining, 1),
                 },
+                flushed=False,
             )
-            replace_json(
+            write_json(
                 self.run.state / "workers.json",
                 {
                     "format": WORKERS_FORMAT,
@@ -129,6 +130,7 @@ class RunProgress:
                         for name in sorted(self._workers)
                     ],
                 },
+                flushed=False,
             )
 
     def seconds_remaining(self) -> float | None:
