@@ -156,6 +156,18 @@ def test_evidence_that_contradicts_the_record_is_an_error(path: str, value: Any)
     assert (check.outcome, check.reason) == (Outcome.ERROR, "contradictory"), check.text
 
 
+@pytest.mark.parametrize("of", ["identities", "edit"])
+def test_of_a_record_that_contradicts_itself_elsewhere_nothing_is_deployable(of: str) -> None:
+    whole = deployed()
+    assert judged(whole).outcome is Outcome.PASS
+    broken = {
+        "identities": replace(whole, plan=dict(whole.plan) | {"draw": 7}),
+        "edit": replace(whole, edit=EDIT | {"n_tensors_changed": 3}),
+    }
+    check = judged(broken[of])
+    assert (check.outcome, check.reason) == (Outcome.ERROR, "contradictory"), check.text
+
+
 def test_absent_evidence_never_passes() -> None:
     for guards in ({}, {"deployable": {"not_evaluated": "why"}}):
         decision = decide(replace(deployed(), guards=guards), judged_by())
