@@ -93,6 +93,16 @@ def run_keygen(arguments: argparse.Namespace) -> int:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify a pack, or look over a single certificate, and print what was found."""
+    before = gc.get_threshold()
+    # Parsed JSON has no cycles to look for: reference counts free it, document by document.
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        return _verified(arguments)
+    finally:
+        gc.set_threshold(*before)
+
+
+def _verified(arguments: argparse.Namespace) -> int:
     from pytest_invarlock.evidence.pack_schemas import check_schemas
     from pytest_invarlock.evidence.rederive import rederive_pack
     from pytest_invarlock.evidence.verify import verify_pack
@@ -103,13 +113,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     rederive = (
         partial(rederive_pack, run_guard_code=True) if arguments.run_guard_code else rederive_pack
     )
-    before = gc.get_threshold()
-    # Parsed JSON has no cycles to look for: reference counts free it, document by document.
-    gc.set_threshold(GARBAGE_THRESHOLD)
-    try:
-        report = verify_pack(arguments.pack, options, rederive, check_schemas)
-    finally:
-        gc.set_threshold(*before)
+    report = verify_pack(arguments.pack, options, rederive, check_schemas)
     print_report(report, as_json=arguments.json)
     return int(report.exit_status)
 

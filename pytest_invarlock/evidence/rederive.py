@@ -50,6 +50,7 @@ from pytest_invarlock.evidence.preset_findings import preset_findings
 from pytest_invarlock.evidence.rederive_reports import (
     compared,
     compared_attestations,
+    compared_document,
     compared_metadata,
     compared_reports,
     read_document,
@@ -244,8 +245,7 @@ def _compare_verdict(
     findings = []
     for name, expected in verdict.signals.documents().items():
         path = f"{RESULTS}/{name}"
-        found = read_document(pack, path)
-        findings += compared(path, expected, found, "does not follow from the records")
+        findings += compared_document(pack, path, expected, "does not follow from the records")
     document = verdict_document(verdict, judged, metadata)
     different = compared(VERDICT, document, dict(stated), "does not follow from the records")
     if different:

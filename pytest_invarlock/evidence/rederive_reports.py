@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_invarlock.certificate import make_certificate
 from pytest_invarlock.certificate.probes import make_probe
+from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.attestation import attestation_files
 from pytest_invarlock.evidence.environment import (
     foreign_guards_asked,
@@ -31,6 +32,8 @@ from pytest_invarlock.evidence.pack_schemas import (
     read_checked,
 )
 from pytest_invarlock.evidence.runtime_manifest import FILE_NAME
+from pytest_invarlock.evidence.strict_json import loads
+from pytest_invarlock.evidence.written_json import is_written_of
 
 if TYPE_CHECKING:
     from pytest_invarlock.decision import Decision
@@ -69,7 +72,7 @@ def compared_reports(
             findings.append(_finding("PROBE_MISSING", probe_path, "its scenario asks for it"))
             continue
         probe = make_probe(name, record, policy, run_id=metadata.run_id, decision=decision)
-        findings += compared(probe_path, probe, read_document(pack, probe_path), FROM_RECORD)
+        findings += compared_document(pack, probe_path, probe, FROM_RECORD)
     return findings
 
 
@@ -81,20 +84,13 @@ def _compared_certificate(
     What is to the letter as it is written of a record that fits its schema needs no look at its
     own; any other is held against the schema before it is compared number by number.
     """
-    lines = [line.lstrip(b" ") for line in encoded.split(b"\n")]
-    if _as_written(expected) == b"".join(lines):
+    if is_written_of(encoded, expected):
         return [], expected
     found = read_checked(pack, path, "certificate")
     if isinstance(found, Finding):
         return [found], None
     findings = compared(path, expected, found, FROM_RECORD)
     return findings, None if findings else found
-
-
-def _as_written(value: Any) -> bytes:
-    """`strict_json.pretty` of ``value`` without its line breaks, which no string can hold."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ": "))
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _compared_runtime(
@@ -106,24 +102,32 @@ def _compared_runtime(
         return []
     expected = manifest_of(certificate_bytes, record, metadata.environment)
     what = "does not follow from its certificate and metadata/environment.json"
-    return compared(path, expected, read_document(pack, path), what)
+    return compared_document(pack, path, expected, what)
 
 
 def compared_attestations(
     pack: VerifiedPack, judged: Judged, policy_digest: str
 ) -> tuple[list[Finding], set[str]]:
-    """Findings on the attestations, and the paths that they must stand at; byte for byte."""
+    """Findings on the attestations, and the paths that they must stand at."""
     expected = attestation_files(judged, policy_digest)
     findings = [
         _finding("ATTESTATION_MISSING", path, "a subject that was tested has no attestation")
         for path in sorted(expected.keys() - set(pack.names()))
     ]
-    findings += [
-        _mismatch(path, "does not follow from its records")
-        for path in sorted(expected.keys() & set(pack.names()))
-        if pack.read(path) != expected[path]
-    ]
+    for path in sorted(expected.keys() & set(pack.names())):
+        findings += _compared_attestation(pack, path, expected[path])
     return findings, set(expected)
+
+
+def _compared_attestation(pack: VerifiedPack, path: str, expected: bytes) -> list[Finding]:
+    encoded = pack.read(path)
+    if encoded == expected:
+        return []
+    try:
+        found = loads(encoded, max_bytes=len(encoded))
+    except EvidenceError as error:
+        return [_finding(error.code, path, error.cause)]
+    return compared(path, json.loads(expected), found, "does not follow from its records")
 
 
 def compared_metadata(records: Sequence[Record], metadata: PackMetadata) -> list[Finding]:
@@ -175,11 +179,15 @@ def read_document(pack: VerifiedPack, path: str) -> dict[str, Any]:
     return dict(json.loads(pack.read(path)))
 
 
-def compared(path: str, expected: Any, found: Any, what: str) -> list[Finding]:
-    """A finding where a document is not what follows, numbers to 1e-9."""
-    # Most are equal to the letter, which the library's own writer tells faster than a walk.
-    if json.dumps(expected, sort_keys=True) == json.dumps(found, sort_keys=True):
+def compared_document(pack: VerifiedPack, path: str, expected: Any, what: str) -> list[Finding]:
+    """A finding where a document that the pack holds is not what follows, numbers to 1e-9."""
+    if is_written_of(pack.read(path), expected):
         return []
+    return compared(path, expected, read_document(pack, path), what)
+
+
+def compared(path: str, expected: Any, found: Any, what: str) -> list[Finding]:
+    """A finding where what was read is not what follows, numbers to 1e-9."""
     difference = first_difference(expected, found)
     return [] if difference is None else [_mismatch(path, f"{what}: {difference}")]
 

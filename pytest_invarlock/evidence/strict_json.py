@@ -16,6 +16,7 @@ import rfc8785
 
 from pytest_invarlock.errors import EvidenceError
 from pytest_invarlock.evidence.limits import MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_NUMBER_LENGTH
+from pytest_invarlock.evidence.written_json import NOT_AS_WRITTEN, read_written, written
 
 MAX_SAFE_INTEGER = 2**53 - 1
 _BOM = b"\xef\xbb\xbf"
@@ -46,6 +47,12 @@ def loads(data: bytes, *, max_bytes: int, what: str = "JSON") -> Any:
         raise _too_large(what, f"is longer than {max_bytes} bytes")
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise _too_large(what, f"holds more than {MAX_JSON_VALUES} values")
+    # Most documents of a pack are of our own writer, and read in a fifth of the time.
+    value = read_written(data)
+    return _read_strictly(data, what) if value is NOT_AS_WRITTEN else value
+
+
+def _read_strictly(data: bytes, what: str) -> Any:
     if data.startswith(_BOM):
         raise _malformed(what, "starts with a byte order mark")
     # Where nothing is escaped, every other quote ends a string: what is between is structure.
@@ -104,20 +111,19 @@ def sha256_text(data: bytes) -> str:
 
 
 def pretty(value: Any) -> bytes:
-    """``value`` for people: sorted keys, indent 1, UTF-8, final newline; equal values, equal bytes.
+    """``value`` for people: sorted keys, indented, UTF-8, final newline; equal values, equal bytes.
 
     Raises EvidenceError, code NOT_CANONICAL, for what :func:`loads` would not read back.
     """
     try:
         _require_json(value)
-        text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-        return text.encode() + b"\n"
+        return written(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise _not_canonical(error) from error
 
 
 def _require_json(value: Any) -> None:
-    """Raise ValueError for keys and integers that Python's own writer would let through."""
+    """Raise ValueError for what the writer turns into null, or refuses without a word on where."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -128,6 +134,8 @@ def _require_json(value: Any) -> None:
             _require_json(item)
     elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
         raise ValueError(f"holds the integer {value}, beyond ±(2^53 - 1)")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}, which JSON does not have")
 
 
 def _check_depth(outside: bytes, what: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ _TYPES: Mapping[str, frozenset[type]] = {
     "null": frozenset({type(None)}),
 }
 _NUMBERS = _TYPES["number"]
+_RANGE = frozenset({"type", "minimum", "maximum"})
+_LARGEST = sys.float_info.max
 _NO_RULE = frozenset({"$schema", "$defs", "title", "description", "properties", "then", "else"})
 # Where a wrong "no" of a part would be a wrong "yes" of the whole.
 _EXACT = frozenset({"oneOf", "not"})
@@ -81,14 +84,12 @@ class _Compiler:
         """The function of one schema, which asks those of its keywords in turn."""
         if isinstance(schema, bool):
             return lambda _: schema
-        rules = [
-            self._rule(keyword, value, schema)
-            for keyword, value in schema.items()
-            if keyword not in _NO_RULE
-        ]
-        if "properties" in schema and "additionalProperties" not in schema:
-            rules.append(self._additional(True, schema))
-        return rules[0] if len(rules) == 1 else _every(rules)
+        asked = {key: value for key, value in schema.items() if key not in _NO_RULE}
+        if _is_range(asked):
+            return _range(asked)
+        if "properties" in schema:
+            asked.setdefault("additionalProperties", True)
+        return _every([self._rule(keyword, value, schema) for keyword, value in asked.items()])
 
     def _rule(self, keyword: str, value: Any, schema: Mapping[str, Any]) -> Predicate:
         if keyword == "$ref":
@@ -149,8 +150,32 @@ class _Compiler:
         return fits
 
 
+def _is_range(schema: Mapping[str, Any]) -> bool:
+    """Whether ``schema`` asks for a number within bounds, or for that or null, and no more."""
+    if not {"type"} < schema.keys() <= _RANGE:
+        return False
+    return _allowed(schema["type"]) <= _NUMBERS | {type(None)}
+
+
+def _range(schema: Mapping[str, Any]) -> Predicate:
+    """``type``, ``minimum`` and ``maximum`` in one: most values of a record are numbers."""
+    allowed = _allowed(schema["type"])
+    # NaN is between nothing; infinities, and integers beyond all floats, are left to the library.
+    least = max(schema.get("minimum", -_LARGEST), -_LARGEST)
+    most = min(schema.get("maximum", _LARGEST), _LARGEST)
+    if type(None) in allowed:
+        return lambda v: v is None or (type(v) in allowed and least <= v <= most)
+    return lambda v: type(v) in allowed and least <= v <= most
+
+
 # Plain loops in both: generators take twice as long, and these are called for every value.
 def _every(rules: Sequence[Predicate]) -> Predicate:
+    if len(rules) == 1:
+        return rules[0]
+    if len(rules) == 2:
+        first, second = rules
+        return lambda value: first(value) and second(value)
+
     def fits(value: Any) -> bool:
         for rule in rules:  # noqa: SIM110
             if not rule(value):
@@ -185,9 +210,12 @@ def _dependent(wanted: Mapping[str, list[str]]) -> Predicate:
     )
 
 
+def _allowed(names: str | Sequence[str]) -> frozenset[type]:
+    return frozenset().union(*(_TYPES[one] for one in ([names] if type(names) is str else names)))
+
+
 def _type(value: Any) -> Predicate:
-    names = [value] if isinstance(value, str) else value
-    allowed = frozenset(one for name in names for one in _TYPES[name])
+    allowed = _allowed(value)
     if float not in allowed:
         return lambda v: type(v) in allowed
     # Of NaN and the infinities, which YAML has, the difference is NaN.

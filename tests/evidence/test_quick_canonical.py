@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_invarlock.evidence import quick_canonical as module
 from pytest_invarlock.evidence.quick_canonical import quick_canonical
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53) + 1, 2**53 - 1)
@@ -40,7 +42,31 @@ def test_what_the_two_writers_disagree_on(value):
     assert quick_canonical(value) == rfc8785.dumps(value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"])
+def test_a_writer_whose_numbers_look_otherwise_is_not_mended_but_left(monkeypatch):
+    class Other:
+        OPT_SORT_KEYS = OPT_STRICT_INTEGER = 0
+        loads = staticmethod(json.loads)
+
+        @staticmethod
+        def dumps(value, option=0):
+            text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+            return text.replace("1e-06", "0.0000010").encode()
+
+    assert module._numbers_look_as_known()
+    monkeypatch.setattr(module, "orjson", Other)
+    module._numbers_look_as_known.cache_clear()
+    try:
+        assert not module._numbers_look_as_known()
+        assert quick_canonical([1e-6, 1.0]) == b"[0.000001,1]"
+    finally:
+        module._numbers_look_as_known.cache_clear()
+
+
+def test_a_tuple_is_written_as_a_list():
+    assert quick_canonical({"a": (1, 2.0)}) == b'{"a":[1,2]}'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800", 2**53, {1: 2}, object()])
 def test_what_json_cannot_carry_is_refused(value):
     with pytest.raises(ValueError):
         quick_canonical([value])

@@ -176,7 +176,7 @@ def test_agrees_with_rfc8785() -> None:
 def test_atomic_write_replaces_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:
     target = tmp_path / "x.json"
     atomic.write_json(target, {"b": 1, "a": [1.5]})
-    assert target.read_text() == '{\n "a": [\n  1.5\n ],\n "b": 1\n}\n'
+    assert target.read_text() == '{\n  "a": [\n    1.5\n  ],\n  "b": 1\n}\n'
     with pytest.raises(EvidenceError):
         atomic.write_json(target, {"a": math.nan})
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
