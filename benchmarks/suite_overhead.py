@@ -2,10 +2,11 @@
 
 The suite's twenty scenarios, one draw each, without the runs that confirm and deriving no preset,
 ÷ 21 bare loops over the same windows: one for the baseline and one for each subject. The clock of
-the suite starts when its model is loaded and stops when the evidence pack is sealed. Beside the
-wall's clock stands the processor's, which what else a machine does disturbs less.
+the suite starts when its model is loaded and stops when the evidence pack is sealed. The bare loops
+run between its items, their time taken off its clock: machines have fast and slow minutes, and both
+sides then have the same. Beside the wall's clock stands the processor's.
 
-Usage: python benchmarks/suite_overhead.py [--model builtin:llama] [--loops 10] [--profile]
+Usage: python benchmarks/suite_overhead.py [--model builtin:llama] [--every 2] [--profile]
 """
 
 from __future__ import annotations
@@ -50,17 +51,32 @@ def since(start: Clocks) -> Clocks:
     return wall - start[0], processor - start[1]
 
 
-def bare_seconds(bench, batches, loops: int) -> list[Clocks]:
-    """The seconds of each of ``loops`` bare passes."""
-    from pytest_invarlock.core.determinism import in_force
+class BareLoops:
+    """Between the items of a session, after every ``every``-th of them, a bare pass is timed."""
 
-    taken = []
-    with in_force(bench.plan):
-        for _ in range(loops):
+    def __init__(self, model, every: int) -> None:
+        self._bench = resident(model)
+        self._batches = _padded(self._bench.windows(0))
+        self._every, self._items = every, 0
+        self.taken: list[Clocks] = []
+        self.away = (0.0, 0.0)
+        self.loop()
+
+    def loop(self) -> Clocks:
+        from pytest_invarlock.core.determinism import in_force
+
+        with in_force(self._bench.plan):
             start = now()
-            bare_loop(bench.baseline.model, batches)
-            taken.append(since(start))
-    return taken
+            bare_loop(self._bench.baseline.model, self._batches)
+            return since(start)
+
+    def pytest_runtest_logfinish(self) -> None:
+        self._items += 1
+        if self._items % self._every:
+            return
+        start = now()
+        self.taken.append(self.loop())
+        self.away = tuple(before + one for before, one in zip(self.away, since(start), strict=True))
 
 
 def resident(model: str):
@@ -76,7 +92,9 @@ def resident(model: str):
     return Bench(Pair("model", model), resolve_plan(plan))
 
 
-def session(folder: Path, model: str, profiler: cProfile.Profile | None) -> tuple[Clocks, int]:
+def session(
+    folder: Path, model: str, bare: BareLoops, profiler: cProfile.Profile | None
+) -> tuple[Clocks, int]:
     """Seconds from the loaded model to the sealed pack, and how many records were made."""
     import pytest
 
@@ -94,6 +112,7 @@ def session(folder: Path, model: str, profiler: cProfile.Profile | None) -> tupl
     def noted(bench, loaded) -> None:
         adopt(bench, loaded)
         loads.append(now())
+        bare.away = (0.0, 0.0)
 
     # Plugins that only this repository's own tests need are no part of a user's run.
     quiet = ["-q", "--no-summary", "-p", "no:cacheprovider", "-p", "no:randomly",
@@ -103,11 +122,12 @@ def session(folder: Path, model: str, profiler: cProfile.Profile | None) -> tupl
         with profiler or nullcontext():
             status = pytest.main(
                 [*quiet, str(suite), "--invarlock-mode=run-only", "--invarlock-repeats=1",
-                 f"--invarlock-out={out}"]
+                 f"--invarlock-out={out}"],
+                plugins=[bare],
             )  # fmt: skip
     finally:
         Bench.adopt = adopt
-    taken = since(loads[0])
+    taken = tuple(all_ - away for all_, away in zip(since(loads[0]), bare.away, strict=True))
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise SystemExit(f"the suite ended with status {status}")
     run = out / "latest"
@@ -123,26 +143,22 @@ def main() -> None:
     """Print the ratio, and with ``--profile`` where the suite's time goes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="builtin:llama")
-    parser.add_argument("--loops", type=int, default=10, help="bare passes before and after")
+    parser.add_argument("--every", type=int, default=2, help="items from bare pass to bare pass")
     parser.add_argument("--profile", action="store_true", help="also where the time goes; slower")
     arguments = parser.parse_args()
     profiler = cProfile.Profile() if arguments.profile else None
-    bench = resident(arguments.model)
-    batches = _padded(bench.windows(0))
-    bare_seconds(bench, batches, 1)
+    bare = BareLoops(arguments.model, arguments.every)
     print(f"{arguments.model}, suite subset, 2 x {WINDOWS} windows of {SEQ_LEN} tokens, "
           f"{THREADS} thread")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         # A key of one's own is not touched.
         os.environ |= {"XDG_CONFIG_HOME": name, "HF_HUB_OFFLINE": "1"}
-        bare = bare_seconds(bench, batches, arguments.loops)
-        ours, n_records = session(Path(name), arguments.model, profiler)
-        bare += bare_seconds(bench, batches, arguments.loops)
+        ours, n_records = session(Path(name), arguments.model, bare, profiler)
     if n_records != SUBJECTS:
         raise SystemExit(f"{n_records} records, {SUBJECTS} were planned")
     loops = SUBJECTS + 1
     for clock, name in enumerate(("wall", "processor")):
-        one = statistics.fmean(times[clock] for times in bare)
+        one = statistics.fmean(times[clock] for times in bare.taken)
         ratio = ours[clock] / (one * loops)
         print(f"suite subset after load / {loops} bare loops, {name}: {ours[clock]:.2f} s / "
               f"{one * loops:.2f} s = {ratio:.3f}; goal {GOAL:g}: "
