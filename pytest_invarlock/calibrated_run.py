@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,12 +74,14 @@ def calibrated_in_run(workbench: Workbench, suite: Suite, pair: Pair, item: Any)
             return Calibrated(taken, shown)
         # Before the bench reads the data: what is read later may be another file.
         asked = resumption.asked(run, there, BASELINE, plan) if known else None
+        clock = time.perf_counter()
         bench = workbench.bench(run, pair, calibration_plan(suite.plan))
         bench.progress = lambda what, done, total: workbench.report_progress(
             item, f"{label} {stage} {what} {done}/{total} windows"
         )
         derived = calibrate(bench, suite.calibration, suite.policy, inputs=inputs, progress=step)
         write_preset(run.path, derived.document)
+        run.write_calibration_time(pair.name, time.perf_counter() - clock)
         resumption.keep_preset(run, asked, there, BASELINE, derived.facts, inputs)
     return Calibrated(derived.document, shown, tuple(derived.held_out.problems()))
 

@@ -114,6 +114,21 @@ class RunDirectory:
         path = self.record_path(model, scenario, draw)
         return read_record(path) if path.is_file() else None
 
+    def write_calibration_time(self, model: str, seconds: float) -> None:
+        """Keep how long it took to derive the preset of ``model``, for the plan of a later run."""
+        write_json(self._calibration_time(model), {"seconds": round(seconds, 6)})
+
+    def calibration_time(self, model: str) -> float | None:
+        """Seconds that the preset of ``model`` took in this run; None where it derived none."""
+        try:
+            text = self._calibration_time(model).read_text(encoding="utf-8")
+            return float(json.loads(text)["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _calibration_time(self, model: str) -> Path:
+        return self.state / f"calibration-{slug(model)}.time.json"
+
     def all_records(self) -> Iterator[Record]:
         """Every record of the run, sorted by path."""
         for path in sorted(self.records.glob("*/*/run_*.record.json")):

@@ -63,8 +63,17 @@ def calibrates_only(settings: Settings, name: str, *, calibrated: bool) -> bool:
     return True
 
 
-def mode_notes(settings: Settings) -> tuple[str, ...]:
-    """What to tell, and to write into every certificate, of a run that leaves a part out."""
-    if settings.text("mode") != ERRORS_ONLY:
-        return ()
-    return ("mode errors-only: of the suite only scenarios of category error are run",)
+def mode_notes(settings: Settings, *, without_preset: bool) -> tuple[str, ...]:
+    """What to tell, and to write into every certificate, of a run that leaves a part out.
+
+    ``without_preset``: the suite would derive its models' limits, and none were given instead.
+    """
+    mode = settings.text("mode")
+    notes = []
+    if mode == ERRORS_ONLY:
+        notes.append("mode errors-only: of the suite only scenarios of category error are run")
+    if without_preset and not derives_presets(settings):
+        notes.append(
+            f"mode {mode} without a preset: judged by the tier's limits, not by the models' own"
+        )
+    return tuple(notes)

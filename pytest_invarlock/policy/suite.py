@@ -347,7 +347,7 @@ def _build(document: YamlDocument, settings: Settings, prefix: str, path: Path) 
             notes=(
                 *plan.notes,
                 *notes,
-                *mode_notes(settings),
+                *mode_notes(settings, without_preset=CALIBRATION in value and not presets),
                 *(() if settings.flag("tune") else tuned_notes(found, plan)),
                 *sweep_notes(sweeps),
             ),

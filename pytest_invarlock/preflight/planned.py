@@ -14,6 +14,7 @@ from pytest_invarlock.earlier_runs import run_folders
 from pytest_invarlock.path_names import slug
 from pytest_invarlock.policy.confirming_draws import is_to_be_confirmed
 from pytest_invarlock.preflight.machine import as_bytes
+from pytest_invarlock.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pytest_invarlock.doctor.dataset import DatasetFiles
@@ -63,7 +64,7 @@ def planned_document(
         "models": [pair.name for pair in suite.pairs],
         "scenarios": len(suite.scenarios),
         "measurements": _measurements(suite),
-        "calibration_measurements": _calibrating(suite),
+        "calibration_measurements": sum(_calibrating(suite).values()),
         "confirmed": _confirmed(suite),
         "items": len(items),
         "tier": policy.tier,
@@ -132,14 +133,15 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
     """How long the planned draws took in the newest earlier run of the suite that timed any.
 
     Of each scenario the mean of its recorded draws counts, for as many as are planned. A record's
-    seconds hold whatever it waited for: loading and the baseline's pass stand in the first one.
+    seconds hold whatever it waited for: loading and the baseline's pass stand in the first one. A
+    calibration counts as it took then, with whatever it loaded.
     """
     wanted = {
         (pair.name, scenario.name): len(suite.runs_of(pair, scenario))
         for pair, scenario in suite.planned()
     }
-    # Nothing tells how long a calibration took.
-    planned = sum(wanted.values()) + _calibrating(suite)
+    calibrating = _calibrating(suite)
+    planned = sum(wanted.values()) + sum(calibrating.values())
     for run in reversed(run_folders(out, suite.name)):
         seconds, timed = 0.0, 0
         for (model, scenario), draws in wanted.items():
@@ -147,6 +149,11 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
             if taken:
                 seconds += draws * sum(taken) / len(taken)
                 timed += draws
+        for model, measurements in calibrating.items():
+            derived = RunDirectory(run).calibration_time(model)
+            if derived is not None:
+                seconds += derived
+                timed += measurements
         if timed:
             return PlannedTime(round(seconds, 3), timed, planned, run.name)
     return PlannedTime(None, 0, planned)
@@ -171,9 +178,12 @@ def _measurements(suite: Suite) -> int:
     return sum(len(suite.runs_of(pair, scenario)) for pair, scenario in suite.planned())
 
 
-def _calibrating(suite: Suite) -> int:
+def _calibrating(suite: Suite) -> dict[str, int]:
+    """How many measurements the calibration of each model takes, where the suite derives limits."""
     calibration = suite.calibration
-    return 0 if calibration is None else sum(map(calibration.measurements, suite.pairs))
+    if calibration is None:
+        return {}
+    return {pair.name: calibration.measurements(pair) for pair in suite.pairs}
 
 
 def _confirmed(suite: Suite) -> list[str]:

@@ -100,6 +100,9 @@ def test_calibration_alone_writes_its_preset_and_has_no_verdict(repository: Repo
     assert not (repository.latest / "evidence_pack").exists()
     (written,) = (repository.latest / "presets").glob("*.yaml")
     assert "usable: true" in written.read_text()
+    plan = repository.run(SUITE_FILE, *QUIET, "--invarlock-plan")
+    assert not plan.ret
+    plan.stdout.fnmatch_lines(["  time about * s of one worker for 6 of 7 measurements; *"])
 
 
 def test_a_narrowed_run_derives_it_once_for_all_its_workers(repository: Repository) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_invarlock.errors import ConfigError
+from pytest_invarlock.policy.run_mode import mode_notes
 from pytest_invarlock.policy.settings import collect_settings
 from pytest_invarlock.policy.suite import Suite, compare_suite, load_suite, load_suite_file
 from pytest_invarlock.suite_plan import suite_plan
@@ -191,7 +192,20 @@ def test_full_and_run_only_plan_every_scenario(mode: str, tmp_path: Path) -> Non
         assert whole["node_ids"].pop(0) == f"invarlock/subset::{MISTRAL}::calibration::preset"
         assert whole.pop("calibrations") == [MISTRAL]
     assert plan == whole
-    assert not any("mode" in note for note in suite.notes)
+    told = [note for note in suite.notes if "mode" in note]
+    limits = "mode run-only without a preset: judged by the tier's limits, not by the models' own"
+    assert told == ([limits] if mode == "run-only" else [])
+
+
+@pytest.mark.parametrize("mode", ["run-only", "errors-only"])
+def test_limits_that_are_the_tiers_are_told_only_where_a_models_own_were_left_out(
+    mode: str, tmp_path: Path
+) -> None:
+    derived = load(tmp_path, f"calibration: {{runs: 2}}\nscenarios:\n{FAULT}", mode=mode)
+    never = load(tmp_path, f"scenarios:\n{FAULT}", mode=mode)
+    told = f"mode {mode} without a preset: judged by the tier's limits, not by the models' own"
+    assert [told in suite.notes for suite in (derived, never)] == [True, False]
+    assert told not in mode_notes(settings(mode=mode), without_preset=False)
 
 
 @pytest.mark.parametrize(

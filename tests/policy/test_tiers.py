@@ -179,7 +179,7 @@ def test_differences_from_the_shipped_tier_are_all_told() -> None:
         plain, checks=("invariants", "primary_metric"),
         modes={**plain.modes, "invariants": "monitor"},
         guards={**plain.guards, "rmt": {**plain.guards["rmt"], "edge_of_change": 9.0}},
-        primary_metric=replace(plain.primary_metric, ratio_limit=9.0, bootstrap_replicates=199),
+        primary_metric=replace(plain.primary_metric, ratio_limit=1.9, bootstrap_replicates=199),
         drift=replace(plain.drift, band=1.9), floors=Floors(2, 1.0, None),
     )  # fmt: skip
     told = shipped_differences(lax)
@@ -189,7 +189,7 @@ def test_differences_from_the_shipped_tier_are_all_told() -> None:
         "floors.effective_documents", "floors.tokens", "guards.invariants.mode",
         "guards.rmt.edge_of_change", "primary_metric.ratio_limit",
     ]  # fmt: skip
-    assert "primary_metric.ratio_limit 9.0 (shipped: 1.1)" in told
+    assert "primary_metric.ratio_limit 1.9 (shipped: 1.1)" in told
     assert shipped_differences(replace(plain, tier="mine")) is None
 
 

@@ -15,6 +15,7 @@ from pytest_invarlock.preflight.hub import HubState
 from pytest_invarlock.preflight.machine import DeviceMemory
 from pytest_invarlock.preflight.outlook import Outlook, look_ahead
 from pytest_invarlock.preflight.planned import planned_document, planned_lines
+from pytest_invarlock.run_directory import RunDirectory
 
 from .conftest import COMMIT, SCENARIO, settings
 
@@ -233,7 +234,21 @@ def test_a_calibration_is_planned_and_weighed(ahead: Any, suite_of: Any, tmp_pat
     document = planned_document(suite_of("builtin:llama", scenarios=scenarios), found, tmp_path)
     # The baseline itself and `rtn`, on three draws each.
     assert (document["calibration_measurements"], document["measurements"]) == (6, 1)
-    assert document["time"]["planned"] == 7
+    assert (document["time"]["planned"], document["time"]["seconds"]) == (7, None)
+    earlier = RunDirectory(tmp_path / "small-20260101T000000Z")
+    record(earlier.path / "records" / "builtin-llama" / "rtn", 0, 2.0)
+    time = planned_document(suite_of("builtin:llama", scenarios=scenarios), found, tmp_path)["time"]
+    assert (time["seconds"], time["timed"]) == (3.0, 1)
+    earlier.state.mkdir()
+    earlier.write_calibration_time("builtin:llama", 12.5)
+    assert (earlier.calibration_time("builtin:llama"), earlier.calibration_time("x")) == (
+        12.5,
+        None,
+    )
+    time = planned_document(suite_of("builtin:llama", scenarios=scenarios), found, tmp_path)["time"]
+    assert (time["seconds"], time["timed"]) == (15.5, 7)
+    time = planned_document(suite_of("builtin:llama"), without, tmp_path)["time"]
+    assert (time["seconds"], time["timed"], time["planned"]) == (3.0, 1, 1)
     assert "  calibration 6 measurements, before any scenario" in planned_lines(document)
     alone = ahead("builtin:llama", scenarios=scenarios, mode="calibrate-only")
     assert (alone.memory[key], alone.disk[key]) == (without.memory[key], 3 * kept)
