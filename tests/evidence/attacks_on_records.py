@@ -52,7 +52,7 @@ def _look_passing(report: Any) -> None:
 
 look_passing = edited(REPORT, _look_passing)
 loosen_the_limit = edited(
-    POLICY, lambda value: value["policies"][0]["primary_metric"].update(ratio_limit=9.0)
+    POLICY, lambda value: value["policies"][0]["primary_metric"].update(ratio_limit=1.9)
 )
 drop_the_decision = edited(VERDICT, lambda value: value["decisions"].clear())
 

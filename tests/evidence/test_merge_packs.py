@@ -163,7 +163,7 @@ REFUSED = {
     ),
     "other limits": (
         "MERGE_POLICY",
-        lambda: [source("1", ["a"]), source("2", ["b"], limits={"primary_metric": replace(METRIC, ratio_limit=9.0)})],
+        lambda: [source("1", ["a"]), source("2", ["b"], limits={"primary_metric": replace(METRIC, ratio_limit=1.9)})],
     ),
     "another profile": (
         "MERGE_POLICY",
