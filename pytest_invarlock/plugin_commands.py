@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import sys
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -65,6 +64,8 @@ def register(commands: CommandTable) -> None:
 
 def run_plugins(arguments: argparse.Namespace) -> int:
     """Print the rows; 0 where all can be used, 1 where one is broken, 2 for an unknown name."""
+    from pytest_invarlock.evidence.strict_json import pretty
+
     rows = [row for kind in KINDS[arguments.what] for row in _ROWS[kind]()]
     if arguments.explain is not None:
         rows = [row for row in rows if row.name == arguments.explain]
@@ -73,7 +74,7 @@ def run_plugins(arguments: argparse.Namespace) -> int:
             return EXIT_USAGE
     if arguments.json:
         document = {"format": FORMAT, "plugins": [asdict(r) | {"status": r.status} for r in rows]}
-        print(json.dumps(document, indent=1))
+        sys.stdout.write(pretty(document).decode())
     elif arguments.explain is not None:
         print("\n".join(line for row in rows for line in _explained(row)))
     else:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import platform
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ LIBRARIES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "scipy", "pytest",
     "torchao",
 )  # fmt: skip
+_TORCH_VERSION = re.compile(r"^__version__ = ['\"]([^'\"]+)['\"]", re.MULTILINE)
 
 
 @cache
@@ -40,7 +42,21 @@ def library_versions() -> dict[str, str]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "absent"
+    versions["torch"] = _torch_build() or versions["torch"]
     return versions
+
+
+def _torch_build() -> str | None:
+    """The version of torch with its build (``2.13.0+cu130``), which its metadata may leave out."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    stated = _TORCH_VERSION.search(text)
+    return stated[1] if stated else None
 
 
 def tool_version() -> str:

@@ -161,10 +161,10 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 
 def _print_lines(lines: Iterable[str]) -> None:
-    from pytest_invarlock.evidence.verify_text import _plain
+    from pytest_invarlock.evidence.plain_text import plain
 
     # A stranger's checkpoint names its tensors: no control sequence reaches a terminal.
-    print("\n".join(_plain(line) for line in lines))
+    print("\n".join(plain(line) for line in lines))
 
 
 def _print_json(document: Mapping[str, Any]) -> None:

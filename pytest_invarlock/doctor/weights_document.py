@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_invarlock.decision import Outcome
 from pytest_invarlock.doctor.document import count_line, summary, without_paths
 from pytest_invarlock.doctor.weights import TIER
-from pytest_invarlock.evidence.verify_text import _plain
+from pytest_invarlock.evidence.plain_text import plain
 from pytest_invarlock.policy.suite import display_name
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _table(modules: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [("module", "family", *(title for _, title in _NUMBERS), "canon", "")]
     rows += [
         (
-            _plain(module["name"]),
+            plain(module["name"]),
             module["family"],
             *(_number(module[key]) for key, _ in _NUMBERS),
             _number(None if module["canon"] is None else module["canon"]["value"]),

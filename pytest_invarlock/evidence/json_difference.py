@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any
 
 TOLERANCE = 1e-9
+# Both sides may hold a stranger's text of any length.
+_SHOWN = Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 200
+_MOST_OF_A_KEY = 100
 
 
 def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
@@ -14,8 +19,10 @@ def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key in sorted(set(expected) | set(found)):
             if key not in expected or key not in found:
-                return f"{where}/{key} is {'unexpected' if key in found else 'missing'}"
-            difference = first_difference(expected[key], found[key], f"{where}/{key}")
+                word = "unexpected" if key in found else "missing"
+                return f"{where}/{str(key)[:_MOST_OF_A_KEY]} is {word}"
+            place = f"{where}/{str(key)[:_MOST_OF_A_KEY]}"
+            difference = first_difference(expected[key], found[key], place)
             if difference is not None:
                 return difference
         return None
@@ -25,7 +32,9 @@ def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
             if difference is not None:
                 return difference
         return None
-    return None if _equal(expected, found) else f"{where or '/'} is {found!r}, {expected!r} follows"
+    if _equal(expected, found):
+        return None
+    return f"{where or '/'} is {_SHOWN.repr(found)}, {_SHOWN.repr(expected)} follows"
 
 
 def _equal(expected: Any, found: Any) -> bool:

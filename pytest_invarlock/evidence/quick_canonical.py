@@ -1,13 +1,12 @@
 """The canonical bytes of RFC 8785 at the speed of a writer in native code, for large documents.
 
-That writer differs from the canonical form in three things: how numbers with an exponent or without
-a fraction look, in which order keys beyond the basic plane stand, and that NaN becomes null. The
-first is mended in its text, the second leaves the work to the library, the third is refused.
+That writer differs from the canonical form in how numbers with an exponent or without a fraction
+look, which is mended in its text; in the order of keys beyond the basic plane; and in what it takes
+for JSON. The last two leave the work to the library.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
 
@@ -28,20 +27,26 @@ _GAP = "\x00"
 
 
 def quick_canonical(value: object) -> bytes:
-    """The same bytes as `strict_json.canonical`, for JSON values that `strict_json.loads` allows.
+    """The same bytes as `strict_json.canonical`, and ValueError where that refuses."""
+    data = _quickly(value)
+    if data is not None:
+        return _mended(data.decode())
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
 
-    Raises ValueError for NaN, infinities, lone surrogates and what is no JSON value.
-    """
+
+def _quickly(value: object) -> bytes | None:
+    """Compact JSON that can be mended into canonical form; None where that is the library's."""
     try:
         data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-    # A tuple is not read back as one; of what else is not read back, the writer here says why.
-    if orjson.loads(data) != value:
-        json.dumps(value, allow_nan=False)
-    if not _numbers_look_as_known() or (not data.isascii() and _BEYOND_BASIC_PLANE.search(data)):
-        return rfc8785.dumps(value)  # type: ignore[arg-type]
-    return _mended(data.decode())
+    except TypeError:
+        return None
+    # NaN became null, a tuple a list, an enum its value: the library says which of them is meant.
+    if orjson.loads(data) != value or not _numbers_look_as_known():
+        return None
+    return None if not data.isascii() and _BEYOND_BASIC_PLANE.search(data) else data
 
 
 @cache

@@ -124,7 +124,7 @@ def _compared_attestation(pack: VerifiedPack, path: str, expected: bytes) -> lis
     if encoded == expected:
         return []
     try:
-        found = loads(encoded, max_bytes=len(encoded))
+        found = loads(encoded, max_bytes=len(encoded), what=path)
     except EvidenceError as error:
         return [_finding(error.code, path, error.cause)]
     return compared(path, json.loads(expected), found, "does not follow from its records")

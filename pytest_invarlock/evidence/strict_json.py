@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from itertools import accumulate
 from typing import Any
 
 import rfc8785
@@ -23,6 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 # Strings are consumed whole, so that brackets inside do not count; possessive: no backtracking.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEEPER = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -47,17 +49,21 @@ def loads(data: bytes, *, max_bytes: int, what: str = "JSON") -> Any:
         raise _too_large(what, f"is longer than {max_bytes} bytes")
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise _too_large(what, f"holds more than {MAX_JSON_VALUES} values")
-    # Most documents of a pack are of our own writer, and read in a fifth of the time.
-    value = read_written(data)
-    return _read_strictly(data, what) if value is NOT_AS_WRITTEN else value
-
-
-def _read_strictly(data: bytes, what: str) -> Any:
     if data.startswith(_BOM):
         raise _malformed(what, "starts with a byte order mark")
     # Where nothing is escaped, every other quote ends a string: what is between is structure.
     outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
-    _check_depth(outside, what)
+    depth = _depth(outside, what)
+    # Most documents of a pack are of our own writer, and read in a fifth of the time. What is not
+    # indented is not: laid out as ours, a short text of deep lists would take all memory.
+    if depth * _most_lines(outside) <= len(data):
+        value = read_written(data)
+        if value is not NOT_AS_WRITTEN:
+            return value
+    return _read_strictly(data, outside, what)
+
+
+def _read_strictly(data: bytes, outside: bytes, what: str) -> Any:
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -126,8 +132,8 @@ def _require_json(value: Any) -> None:
     """Raise ValueError for what the writer turns into null, or refuses without a word on where."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"holds the key {key!r}, which is no text")
+            if type(key) is not str:
+                raise ValueError(f"holds the key {key!r}, which is no plain text")
             _require_json(item)
     elif isinstance(value, list | tuple):
         for item in value:
@@ -136,17 +142,22 @@ def _require_json(value: Any) -> None:
         raise ValueError(f"holds the integer {value}, beyond ±(2^53 - 1)")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"holds {value}, which JSON does not have")
+    elif value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"holds a {type(value).__name__}, which JSON does not have")
 
 
-def _check_depth(outside: bytes, what: str) -> None:
-    depth = 0
-    for token in outside.translate(None, _NO_BRACKETS):
-        if token in b"[{":
-            depth += 1
-            if depth > MAX_JSON_DEPTH:
-                raise _too_large(what, f"is nested deeper than {MAX_JSON_DEPTH}")
-        else:
-            depth -= 1
+def _depth(outside: bytes, what: str) -> int:
+    """How deep the deepest value is nested; raises EvidenceError where that is too deep."""
+    brackets = outside.translate(None, _NO_BRACKETS)
+    depth = max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0)
+    if depth > MAX_JSON_DEPTH:
+        raise _too_large(what, f"is nested deeper than {MAX_JSON_DEPTH}")
+    return depth
+
+
+def _most_lines(outside: bytes) -> int:
+    """How many lines our writer gives a text at most: one a value, and one a closing bracket."""
+    return 1 + outside.count(b",") + 2 * (outside.count(b"[") + outside.count(b"{"))
 
 
 def _short_and_finite(outside: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_invarlock.evidence.findings import STAGES, Finding, Stage, VerifyReport
+from pytest_invarlock.evidence.plain_text import plain
 
 REPORT_FORMAT = "invarlock-verify-v1"
 
@@ -42,8 +43,8 @@ def report_object(report: VerifyReport) -> dict[str, Any]:
                 "code": finding.code,
                 "level": finding.level,
                 "stage": finding.stage.value,
-                "path": _plain(finding.path),
-                "message": _plain(finding.message),
+                "path": plain(finding.path),
+                "message": plain(finding.message),
             }
             for finding in report.findings
         ],
@@ -54,7 +55,7 @@ def _stage_line(report: VerifyReport, stage: Stage) -> str:
     status = _status(report, stage)
     said = {"ok": report.reached.get(stage, ""), "failed": "see below", "not run": "not reached"}
     mark = {"ok": " ok ", "failed": "FAIL", "not run": " -- "}[status]
-    return f"[{mark}] {stage.value:<10} {_plain(said[status])}"
+    return f"[{mark}] {stage.value:<10} {plain(said[status])}"
 
 
 def _status(report: VerifyReport, stage: Stage) -> str:
@@ -65,8 +66,8 @@ def _status(report: VerifyReport, stage: Stage) -> str:
 
 def _finding_line(finding: Finding) -> str:
     level = "" if finding.level == "error" else f"{finding.level}: "
-    path = f"{_plain(finding.path)}: " if finding.path else ""
-    return f"{finding.code}  {level}{path}{_plain(finding.message)}"
+    path = f"{plain(finding.path)}: " if finding.path else ""
+    return f"{finding.code}  {level}{path}{plain(finding.message)}"
 
 
 def _outcome(report: VerifyReport) -> str:
@@ -83,8 +84,3 @@ def _authenticity(report: VerifyReport) -> str:
     if report.signer is None:
         return "unsigned"
     return "pinned" if report.trusted else "unpinned"
-
-
-def _plain(text: str) -> str:
-    # Names and messages may come from a stranger's pack: no control sequence reaches a terminal.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

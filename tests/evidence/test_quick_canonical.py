@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import date
+from enum import Enum, StrEnum
+from uuid import UUID
 
+import numpy as np
 import pytest
 import rfc8785
 from hypothesis import given, settings
@@ -66,7 +70,36 @@ def test_a_tuple_is_written_as_a_list():
     assert quick_canonical({"a": (1, 2.0)}) == b'{"a":[1,2]}'
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800", 2**53, {1: 2}, object()])
+class Word(StrEnum):
+    A = "a"
+
+
+class Plain(Enum):
+    A = math.nan
+
+
+@pytest.mark.parametrize("value", [np.float64(1.5), Word.A, {Word.A: 1}, {np.str_("a"): 1e-6}])
+def test_subclasses_of_text_and_numbers_are_written_as_by_the_library(value):
+    assert quick_canonical([value]) == rfc8785.dumps([value])
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_is_deeper_than_the_quick_writer_goes_is_the_librarys():
+    assert quick_canonical(nested(300)) == rfc8785.dumps(nested(300))
+    with pytest.raises(ValueError, match="deep"):
+        quick_canonical(nested(100_000))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, "\ud800", 2**53, {1: 2}, object(), UUID(int=1), Plain.A, date(2026, 1, 1)],
+)
 def test_what_json_cannot_carry_is_refused(value):
     with pytest.raises(ValueError):
         quick_canonical([value])

@@ -59,7 +59,7 @@ VALUES = st.recursive(
         (b"", "Expecting value"),
         (b"{'a': 1}", "Expecting"),
         (b'["\t"]', "control character"),
-        (b"[1,]", "Expecting value"),
+        (b"[1,]", "Expecting value|trailing comma"),
         (b"[01]", "Expecting"),
         (b'["unterminated', "Unterminated"),
         (b"[9007199254740992]", "integer"),
