@@ -151,7 +151,7 @@ class Draws:
         rule = sequential_rule(self.plan.sequential, windows)
         final = _document_blocks(windows.final, rule.first_look)
         # The preview keeps pace in windows, so that both arms stay equal in count.
-        order = _by_document(windows.preview)
+        order = by_document(windows.preview)
         edges = np.cumsum([0, *(len(block) for block in final)])
         preview = [order[a:b] for a, b in itertools.pairwise(edges)]
         return {"preview": [p.tolist() for p in preview], "final": [f.tolist() for f in final]}
@@ -205,13 +205,13 @@ def batch_shape(baseline: LoadedModel, batch_tokens: int, reading: Reading) -> B
     return BatchShape(reading, batch_tokens, pad if isinstance(pad, int) else 0, start)
 
 
-def _by_document(windows: Sequence[Window]) -> NDArray[np.intp]:
+def by_document(windows: Sequence[Window]) -> NDArray[np.intp]:
     """Places of the windows, document by document in the order of drawing."""
     return np.argsort([window.document for window in windows], kind="stable")
 
 
 def _document_blocks(windows: Sequence[Window], first_look: int) -> list[NDArray[np.intp]]:
-    order = _by_document(windows)
+    order = by_document(windows)
     documents = np.array([windows[i].document for i in order])
     _, starts = np.unique(documents, return_index=True)
     looks = starts[first_look::DOCUMENTS_BETWEEN_LOOKS]

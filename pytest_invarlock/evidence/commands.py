@@ -6,17 +6,20 @@ import argparse
 import gc
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_invarlock.cli import CommandTable
     from pytest_invarlock.evidence.findings import VerifyReport
-    from pytest_invarlock.evidence.verify import VerifyOptions
+    from pytest_invarlock.evidence.verify import PackCheck, VerifyOptions
 
 GROUP = "evidence-pack"
 GARBAGE_THRESHOLD = 50_000
 """Of `gc.set_threshold`; Python's own is 700."""
+DATA_CHECK = "pytest_invarlock.data_check.check"
+"""By name: it reads data and tokenizers, which nothing that verifies a pack may import."""
 
 
 def register(commands: CommandTable) -> None:
@@ -76,6 +79,20 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import other packages' guards that are installed, and judge their metrics again",
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="SUITE",
+        help="file of the suite that was run: draw its windows again, and compare",
+    )
+    parser.add_argument(
+        "--salt",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="state/salt of the run, for --data; may repeat, for a merged pack",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run_verify)
 
@@ -108,14 +125,35 @@ def _verified(arguments: argparse.Namespace) -> int:
     from pytest_invarlock.evidence.verify import verify_pack
 
     options = verify_options(arguments)
+    check_data = _data_check(arguments)
     if arguments.pack.is_file():
         return _verify_certificate(arguments, options)
     rederive = (
         partial(rederive_pack, run_guard_code=True) if arguments.run_guard_code else rederive_pack
     )
-    report = verify_pack(arguments.pack, options, rederive, check_schemas)
+    report = verify_pack(arguments.pack, options, rederive, check_schemas, check_data)
     print_report(report, as_json=arguments.json)
     return int(report.exit_status)
+
+
+def _data_check(arguments: argparse.Namespace) -> PackCheck | None:
+    """What ``--data`` and ``--salt`` ask for; raises ConfigError (BAD_OPTION) for one alone."""
+    from pytest_invarlock.errors import ConfigError
+
+    if arguments.data is None and not arguments.salt:
+        return None
+    if arguments.data is None:
+        cause = "--salt stands alone"
+        remedy = "give --data=SUITE as well, the file of the suite that was run"
+    elif not arguments.salt:
+        cause = "--data stands alone"
+        remedy = "give --salt=FILE as well, state/salt in the folder of the run"
+    elif arguments.pack.is_file():
+        cause, remedy = "--data: a certificate holds no windows", "verify the pack that holds it"
+    else:
+        check: PackCheck = import_module(DATA_CHECK).data_check(arguments.data, arguments.salt)
+        return check
+    raise ConfigError(cause, remedy=remedy, code="BAD_OPTION")
 
 
 def _verify_certificate(arguments: argparse.Namespace, options: VerifyOptions) -> int:

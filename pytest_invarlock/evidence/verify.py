@@ -80,6 +80,7 @@ def verify_pack(
     options: VerifyOptions,
     rederive: PackCheck,
     check_schemas: PackCheck | None = None,
+    check_data: PackCheck | None = None,
 ) -> VerifyReport:
     """Verify the pack in the directory ``path``.
 
@@ -91,6 +92,8 @@ def verify_pack(
             whatever it raises is a finding.
         check_schemas: says which documents of the pack break their schema; called before
             ``rederive``, once the manifest is known to be sound.
+        check_data: says which windows are not those of the data that somebody has at hand; called
+            last, and only where there is no error, not even of trust.
 
     Returns:
         Every finding, and through ``exit_status`` what the first failing stage decides. A pack
@@ -98,7 +101,7 @@ def verify_pack(
     """
     run = _Verification(options)
     with contextlib.suppress(StageFailed):  # the log says which stage failed, and why
-        run.all_stages(path, rederive, check_schemas)
+        run.all_stages(path, rederive, check_schemas, check_data)
     return VerifyReport(
         findings=tuple(run.log.findings),
         reached=dict(run.log.reached),
@@ -120,7 +123,13 @@ class _Verification:
         self.signer: str | None = None
         self.trusted = False
 
-    def all_stages(self, path: Path, rederive: PackCheck, check_schemas: PackCheck | None) -> None:
+    def all_stages(
+        self,
+        path: Path,
+        rederive: PackCheck,
+        check_schemas: PackCheck | None,
+        check_data: PackCheck | None,
+    ) -> None:
         trust = self._usage()
         with self._present(path) as directory:
             content = Content(directory)
@@ -129,6 +138,8 @@ class _Verification:
             self._set_of_files(directory, content, files)
             pack = self._schema(content, files, statement, payload, check_schemas)
             self._semantics(pack, content, rederive)
+            if check_data is not None and not self._errors():
+                self._add(Stage.SEMANTICS, content, lambda: check_data(pack))
 
     def _usage(self) -> Trust:
         now = self.options.now or dt.datetime.now(dt.UTC)

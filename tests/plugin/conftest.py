@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import pytest_invarlock.core.engine
 import pytest_invarlock.core.request
 import pytest_invarlock.core.runner
 import pytest_invarlock.core.tuning
+import pytest_invarlock.data_check.comparison
 import pytest_invarlock.evidence.run_pack
 import pytest_invarlock.evidence.source_repo
 import pytest_invarlock.evidence.verify
@@ -40,7 +43,8 @@ import pytest_invarlock.run_progress
 import pytest_invarlock.run_summary
 import pytest_invarlock.tuned_file
 import pytest_invarlock.tuning_item  # noqa: F401
-from pytest_invarlock.evidence.keys import load_private_key, user_signing_key_path
+from pytest_invarlock.cli import main
+from pytest_invarlock.evidence.keys import fingerprint, load_private_key, user_signing_key_path
 from pytest_invarlock.evidence.layout import CONTROL_FILES, SIGNER_KEY
 from pytest_invarlock.evidence.manifest import parse_manifest
 from pytest_invarlock.policy.resources import read_text
@@ -143,6 +147,19 @@ class Repository:
             ]
             for path in sorted((self.latest / "records").glob("*/*/*.record.json"))
         }
+
+    def verify_data(self, suite: str) -> tuple[int, str]:
+        """Exit status and output of verifying the latest pack against the data of ``suite``."""
+        public = load_private_key(user_signing_key_path()).public_key()
+        arguments = [
+            "verify", str(self.latest / "evidence_pack"),
+            f"--expected-fingerprint={fingerprint(public)}", f"--data={self.path / suite}",
+            f"--salt={self.latest / 'state' / 'salt'}",
+        ]  # fmt: skip
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            status = main(arguments)
+        return status, told.getvalue()
 
     def events(self) -> list[str]:
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def numbers(repository, scenario: str, check: str = "primary_metric") -> dict:
     return next(entry["numbers"] for entry in checks if entry["check"] == check)
 
 
+OWN = """\
+name: own
+models: ["{model}"]
+dataset: {{provider: pydoc}}
+scenarios:
+  - {{id: noop, strictness: must_pass, edit: {{name: noop}}}}
+"""
+
+
+def drawn_again(verified: tuple[int, str]) -> tuple[int, int]:
+    """Exit status, and of how many records windows were drawn again."""
+    status, told = verified
+    found = re.search(r"^DATA_CHECKED .* windows of (\d+) records drawn again", told, re.M)
+    assert found, told
+    return status, int(found[1])
+
+
 @pytest.mark.parametrize(
     ("kind", "metric", "adapter"),
     [("bert", "ppl_mlm", "hf_mlm"), ("t5", "ppl_seq2seq", "hf_seq2seq")],
@@ -83,6 +101,9 @@ def test_a_models_kind_chooses_its_metric_and_harm_is_told_from_noise(
     assert (
         numbers(repository, good.name)["ratio_upper"] < 1.1 < numbers(repository, bad.name)["ratio"]
     )
+    # Of a comparison any suite names the data that names it and the baseline.
+    (repository.path / "own.yaml").write_text(OWN.format(model=MODELS / kind))
+    assert drawn_again(repository.verify_data("own.yaml")) == (1, 2)
 
 
 def test_a_metric_of_another_kind_of_model_ends_in_one_line(repository):
@@ -155,6 +176,7 @@ def test_accuracy_is_measured_on_real_predictions(repository):
     facts = records(repository)["wrecked"]
     assert facts["arms"]["final"]["n_windows"] == 240
     assert facts["noise_floor"]["changed_predictions"] == 0
+    assert drawn_again(repository.verify_data("choices.yaml")) == (0, 3)
 
 
 def test_too_few_examples_are_inconclusive(repository):
@@ -199,5 +221,7 @@ scenarios:
         for path in (repository.latest / "records").rglob("*.record.json")
     )
     assert counters == 2 * 2 * 64
+    # What stopped early was drawn whole, and measured in part.
+    assert drawn_again(repository.verify_data("small.invarlock.yaml")) == (0, 2)
     # The baseline's kept states would betray the text, and are large.
     assert not (repository.latest / "state" / "baseline").exists()
