@@ -15,18 +15,25 @@ BASELINE = "baseline"
 """The stage in which the model's first scenario measures the baseline for all of them."""
 
 
+DEFAULT_SECONDS = 21_600
+"""What one draw of a scenario may take where nobody says otherwise: six hours."""
+
+
 @dataclass(slots=True)
 class ScenarioClock:
-    """Counts from its making, or from the last batch of the baseline, which others use too."""
+    """Counts from its making, or from the last batch of the baseline, which others use too.
+
+    ``limit`` in seconds holds for a scenario without a timeout of its own.
+    """
 
     scenario: Scenario
+    limit: float = DEFAULT_SECONDS
     _start: float = field(default_factory=time.monotonic)
 
     def check(self, stage: str) -> None:
         """Note that a batch of ``stage`` is done; raises MeasurementError beyond the limit."""
-        limit = self.scenario.timeout
-        if limit is None:
-            return
+        own = self.scenario.timeout
+        limit = self.limit if own is None else own
         now = time.monotonic()
         if stage == BASELINE:
             self._start = now
@@ -34,6 +41,6 @@ class ScenarioClock:
             raise MeasurementError(
                 f"scenario {self.scenario.name} took {now - self._start:.1f} s, its timeout is "
                 f"{limit:g} s",
-                remedy="give it a longer timeout, or fewer windows",
+                remedy="give it a longer timeout (--invarlock-timeout=SECONDS), or fewer windows",
                 code="TIMEOUT",
             )

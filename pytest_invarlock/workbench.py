@@ -15,7 +15,7 @@ from pytest_invarlock.preflight.revisions import Pins
 from pytest_invarlock.progress import ProgressReporter
 from pytest_invarlock.resumption import Resumption
 from pytest_invarlock.run_directory import RunDirectory, open_run_directory
-from pytest_invarlock.scenario_clock import ScenarioClock
+from pytest_invarlock.scenario_clock import DEFAULT_SECONDS, ScenarioClock
 from pytest_invarlock.stash import ACTIVATION, WORKBENCH
 from pytest_invarlock.suite_plan import run_name, suite_plan
 
@@ -50,6 +50,7 @@ class Workbench:
     report_progress: Callable[[Any, str], None]
     resumption: Resumption
     allow_remote_code: bool = False
+    timeout: float = DEFAULT_SECONDS
     pins: Pins = field(default_factory=Pins)
     _bench: tuple[tuple[Path, Pair, MeasurementPlan], Bench] | None = None
     _runs: dict[str, RunDirectory] = field(default_factory=dict)
@@ -191,7 +192,7 @@ class Workbench:
 
         try:
             there = bench()
-            clock = ScenarioClock(scenario)
+            clock = ScenarioClock(scenario, self.timeout)
 
             def progress(stage: str, done: int, total: int) -> None:
                 clock.check(stage)
@@ -283,6 +284,7 @@ def workbench_of(config: pytest.Config) -> Workbench:
             workers=workers,
             allow_network=allow_network,
             allow_remote_code=activation.settings.flag("allow-remote-code"),
+            timeout=activation.settings.number("timeout") or DEFAULT_SECONDS,
             pins=Pins.read(activation.pins),
             report_progress=ProgressReporter(activation.settings),
             resumption=Resumption(activation.resume, worker, workers, allow_network),

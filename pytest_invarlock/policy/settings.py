@@ -102,6 +102,8 @@ SETTINGS: tuple[SettingSpec, ...] = (
                 "that cannot be prepared warns", "1", choices=("0", "1", "false", "true")),
     SettingSpec("sequential", "", "Stop as soon as an anytime-valid bound decides", "off",
                 flag=True),
+    SettingSpec("timeout", "SECONDS", "Longest that a draw of a scenario may take; the scenario's "
+                "own key wins", "21600"),
     SettingSpec("progress", "MODE", "auto, line, plain, off", "auto",
                 choices=("auto", "line", "plain", "off")),
     SettingSpec("allow-network", "", "Let Hub clients use the network", "off", flag=True),
@@ -149,12 +151,16 @@ class Settings:
     )
 
     def check(self) -> None:
-        """Raise ConfigError for a flag that is neither on nor off, or a word that is no choice."""
+        """Raise ConfigError for a flag that is neither on nor off, or a word that is no choice.
+
+        Also for a number that nothing reads before a measurement begins.
+        """
         for name in self.made:
             if SPECS[name].flag:
                 self.flag(name)
             elif SPECS[name].choices:
                 self.choice(name, SPECS[name].choices)
+        self.number("timeout")
 
     def text(self, name: str) -> str | None:
         """The value of a setting, or None where nobody made it."""

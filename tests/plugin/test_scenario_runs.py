@@ -84,6 +84,14 @@ def test_repeats_on_the_command_line_beat_them_but_for_the_run_that_confirms(rep
     told_everywhere(repository, {"seeded": (1, None), "loud": (2, None)})
 
 
+LIMIT = """\
+def pytest_collection_finish(session):
+    from pytest_invarlock.workbench import workbench_of
+
+    print("limit", workbench_of(session.config).timeout)
+"""
+
+
 def test_beyond_its_timeout_a_scenario_is_an_error_and_the_next_one_is_not(repository):
     name = suite(repository, f"id: slow, timeout: 1.0e-6, {RTN}", f"id: noop, timeout: 600, {NOOP}")
     result = repository.run(name)
@@ -111,7 +119,7 @@ def test_a_detection_is_never_a_timeout(repository):
 def test_the_baselines_time_is_not_the_scenarios(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("pytest_invarlock.scenario_clock.time.monotonic", lambda: now[0])
-    clock = ScenarioClock(Scenario("a", subject="x", timeout=10), now[0])
+    clock = ScenarioClock(Scenario("a", subject="x", timeout=10), 5, now[0])
     now[0] = 60.0
     clock.check(BASELINE)
     now[0] = 70.0
@@ -119,4 +127,24 @@ def test_the_baselines_time_is_not_the_scenarios(monkeypatch):
     now[0] = 70.1
     with pytest.raises(MeasurementError, match=r"took 10\.1 s, its timeout is 10 s"):
         clock.check("subject")
-    ScenarioClock(Scenario("b", subject="x"), 0.0).check("subject")
+    clock = ScenarioClock(Scenario("b", subject="x"), 5, now[0])
+    now[0] = 75.2
+    with pytest.raises(MeasurementError, match=r"took 5\.1 s, its timeout is 5 s"):
+        clock.check("subject")
+    day = ScenarioClock(Scenario("c", subject="x"), _start=now[0])
+    now[0] += 21_600
+    day.check("subject")
+    now[0] += 0.5
+    with pytest.raises(MeasurementError, match="its timeout is 21600 s"):
+        day.check("subject")
+
+
+def test_the_settings_limit_is_the_workbenchs_and_no_number_is_a_usage_error(repository):
+    name = suite(repository, f"id: noop, {NOOP}")
+    (repository.path / "conftest.py").write_text(LIMIT)
+    result = repository.run(name, "--invarlock-timeout=77", "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["limit 77"])
+    for wrong in ("0", "soon", "1.5"):
+        refused = repository.run(name, f"--invarlock-timeout={wrong}")
+        assert refused.ret == pytest.ExitCode.USAGE_ERROR
+        refused.stderr.fnmatch_lines(["*--invarlock-timeout: *whole number of at least 1*"])
