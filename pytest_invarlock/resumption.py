@@ -152,6 +152,10 @@ class Resumption:
         if found.document is not None:
             keep_preset_request(run, found.document, request)
             write_preset(run.path, found.document)
+            source = next(one for one in earlier if one.run_id == found.run_id)
+            seconds = source.calibration_time(pair.name)
+            if seconds is not None:
+                run.write_calibration_time(pair.name, seconds)
             run.log(self.worker, "preset_taken_over", model=pair.name, run=str(found.run_id))
         return found.document
 

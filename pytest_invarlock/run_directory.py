@@ -115,14 +115,14 @@ class RunDirectory:
         return read_record(path) if path.is_file() else None
 
     def write_calibration_time(self, model: str, seconds: float) -> None:
-        """Keep how long it took to derive the preset of ``model``, for the plan of a later run."""
-        write_json(self._calibration_time(model), {"seconds": round(seconds, 6)})
+        """Keep the seconds that a measurement for the preset of ``model`` took, for later plans."""
+        write_json(self._calibration_time(model), {"seconds_a_measurement": seconds})
 
     def calibration_time(self, model: str) -> float | None:
-        """Seconds that the preset of ``model`` took in this run; None where it derived none."""
+        """Seconds a measurement for the preset of ``model``; None where none was derived."""
         try:
             text = self._calibration_time(model).read_text(encoding="utf-8")
-            return float(json.loads(text)["seconds"])
+            return float(json.loads(text)["seconds_a_measurement"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

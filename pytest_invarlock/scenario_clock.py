@@ -38,9 +38,10 @@ class ScenarioClock:
         if stage == BASELINE:
             self._start = now
         elif now - self._start > limit:
+            place = "--invarlock-timeout=SECONDS" if own is None else "its key timeout"
             raise MeasurementError(
                 f"scenario {self.scenario.name} took {now - self._start:.1f} s, its timeout is "
                 f"{limit:g} s",
-                remedy="give it a longer timeout (--invarlock-timeout=SECONDS), or fewer windows",
+                remedy=f"give it a longer timeout ({place}), or fewer windows",
                 code="TIMEOUT",
             )

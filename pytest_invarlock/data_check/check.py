@@ -14,7 +14,7 @@ from pytest_invarlock.errors import ConfigError, EvidenceError
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.pack_schemas import RECORD_NAME, read_checked
 from pytest_invarlock.policy.settings import collect_settings
-from pytest_invarlock.policy.suite import Suite, load_suite_file
+from pytest_invarlock.policy.suite import Suite, load_suite, shipped_suites
 from pytest_invarlock.records import record_from_bytes
 
 if TYPE_CHECKING:
@@ -30,17 +30,20 @@ def data_check(
     """The check of a pack against the data of a suite.
 
     Args:
-        suite_file: the suite or run configuration that was run; settings of the environment hold.
+        suite_file: the suite or run configuration that was run, or a shipped suite's name; settings
+            of the environment hold, such as ``INVARLOCK_MODEL`` in place of the suite's models.
         salt_files: the ``state/salt`` of each run that the pack's records are of.
 
     Raises:
         ConfigError: the suite cannot be used, or a file is no salt (NO_SALT_FILE).
         OSError: a file cannot be read.
     """
-    # Of a file that is missing the exit status is another than of one that says something wrong.
-    suite_file.open("rb").close()
     settings = collect_settings(lambda _: None, lambda _: None, os.environ)
-    suite = load_suite_file(suite_file, settings, Path.cwd())
+    settings.check()
+    if str(suite_file) not in shipped_suites():
+        # Of a file that is missing the exit status is another than of one that says wrong things.
+        suite_file.open("rb").close()
+    suite = load_suite(str(suite_file), settings, Path.cwd())
     salts = [_salt(path) for path in salt_files]
     return lambda pack: check_data(pack, suite, salts)
 
@@ -48,7 +51,8 @@ def data_check(
 def check_data(pack: VerifiedPack, suite: Suite, salts: Sequence[bytes]) -> list[Finding]:
     """What of a pack's windows is not as drawn again from the data of ``suite``.
 
-    Codes: DATA_MISMATCH, SALT_MISMATCH, DATA_UNCHECKED; notes DATA_WITHOUT_HASHES, DATA_CHECKED.
+    Codes: DATA_MISMATCH, SALT_MISMATCH, DATA_UNCHECKED; notes DATA_WITHOUT_HASHES,
+    DATA_OTHER_SETTINGS, DATA_CHECKED.
     """
     try:
         # Only now: they take seconds to import, and a pack that fails before needs none of them.

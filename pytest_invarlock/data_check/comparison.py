@@ -48,7 +48,7 @@ class Comparison:
         try:
             drawn = self._drawing.drawn(facts)
         except InvarlockError as error:
-            told = error.cause if error.code == UNCHECKED else f"{error.code}: {error.cause}"
+            told = error.cause if error.code == UNCHECKED else f"{error.code}: {error}"
             self._cannot(path, told)
             return
         except (ImportError, OSError) as error:
@@ -76,12 +76,18 @@ class Comparison:
             told = [*parts, *([HASHES] if wrong else [])]
             if told:
                 text = f"drawn again from the data, these differ: {', '.join(told)}"
+                if not parts and hashes is Hashes.FOREIGN:
+                    text += ", unless the salt of its run was not given"
                 found.append(_finding("DATA_MISMATCH", path, text))
             if hashes is Hashes.NONE:
                 text = "was measured without a salt, and holds no keyed hashes of windows"
                 found.append(_finding("DATA_WITHOUT_HASHES", path, text, "note"))
         if not self._compared and not found:
             found.append(_finding(UNCHECKED, "", "no record of the pack has windows"))
+        if self._compared and self._drawing.otherwise:
+            keys = ", ".join(sorted(self._drawing.otherwise))
+            text = f"drawn as the records state, and the suite states otherwise: {keys}"
+            found.append(_finding("DATA_OTHER_SETTINGS", "", text, "note"))
         if all(one.level != "error" for one in found):
             found.append(_finding("DATA_CHECKED", "", self._told(), "note"))
         return found

@@ -1,7 +1,7 @@
 """Windows drawn again as a record states them, from the data and the models that a suite names.
 
-What is drawn and how stands in the record, for settings beside the suite may have said it. No
-weights are read and nothing is fetched.
+What is drawn and how stands in the record, for settings beside the suite may have said it. Nothing
+is fetched, and of weights only the headers are read.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class DrawingAgain:
     """Draws each set of windows once; those of one model at a time are kept."""
 
     suite: Suite
+    otherwise: set[str] = field(default_factory=set)
+    """Keys of the windows' selection that a record states otherwise than the suite."""
     _model: str | None = None
     _readers: dict[tuple[str, str], _Reader] = field(default_factory=dict)
     _drawn: dict[str, Drawn | InvarlockError] = field(default_factory=dict)
@@ -101,6 +103,9 @@ class DrawingAgain:
         reason = _unsupported(facts)
         if reason is not None:
             raise _unchecked(reason)
+        own = self.suite.plan.windows.document()
+        stated = facts.plan["windows"]
+        self.otherwise |= {key for key in stated if stated[key] != own.get(key)}
         reader = self._reader(facts, revision)
         provider = self._provider(data_revision)
         plan = facts.plan

@@ -41,13 +41,6 @@ class MetricLimits:
                     remedy=f"choose a level from {LEAST_LEVEL:g} to .2",
                     code="METRIC_LEVEL",
                 )
-        if self.catastrophic_ratio < self.ratio_limit:
-            raise ConfigError(
-                f"primary_metric.catastrophic_ratio {self.catastrophic_ratio:g} is below "
-                f"primary_metric.ratio_limit {self.ratio_limit:g}, which then limits nothing",
-                remedy="name a larger catastrophic_ratio, or a smaller ratio_limit",
-                code="CATASTROPHIC_BELOW_LIMIT",
-            )
         # Fewer leave no replicate beyond the quantile that is asked for.
         if (self.bootstrap_replicates + 1) * self.bootstrap_alpha < 1:
             raise ConfigError(

@@ -168,6 +168,23 @@ def _auto_or_number(settings: Settings, name: str, in_file: Any, automatic: Any)
     return automatic if in_file in (None, "auto") else in_file
 
 
+def _check_ratios(metric: Mapping[str, Any], tier: Tier) -> None:
+    """Raise ConfigError where what the limit accepts would fail as catastrophic."""
+    stated = {
+        key: (float(metric.get(key, getattr(tier, key))), "" if key in metric else " of the tier")
+        for key in ("ratio_limit", "catastrophic_ratio")
+    }
+    (limit, of_limit), (most, of_most) = stated.values()
+    if most < limit:
+        raise ConfigError(
+            f"primary_metric.ratio_limit {limit:g}{of_limit} is above catastrophic_ratio "
+            f"{most:g}{of_most} (eval.spike_threshold of a run configuration): a ratio between "
+            "them would fail as catastrophic though the limit accepts it",
+            remedy="name a larger catastrophic_ratio, or a smaller ratio_limit",
+            code="CATASTROPHIC_BELOW_LIMIT",
+        )
+
+
 def _check_arms(dataset: Mapping[str, Any], settings: Settings, profile: Profile) -> None:
     preview = settings.number("preview-windows") or dataset.get(
         "preview_n", profile.preview_windows
@@ -210,6 +227,7 @@ def build_policy(
     band = {} if preset is None or preset.drift_band is None else {"band": preset.drift_band}
     tier = _tier(value, settings, folder)
     metric: Mapping[str, Any] = value.get("primary_metric", {})
+    _check_ratios(metric, tier)
     floors: Mapping[str, Any] = value.get("floors", {})
     asked: Mapping[str, Any] = value.get("guards", {})
     given = guard_blocks(asked)

@@ -74,6 +74,7 @@ def mode_notes(settings: Settings, *, without_preset: bool) -> tuple[str, ...]:
         notes.append("mode errors-only: of the suite only scenarios of category error are run")
     if without_preset and not derives_presets(settings):
         notes.append(
-            f"mode {mode} without a preset: judged by the tier's limits, not by the models' own"
+            f"mode {mode} without a calibrated preset: judged by the tier's limits, not by the "
+            "models' own"
         )
     return tuple(notes)

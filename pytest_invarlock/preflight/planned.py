@@ -134,7 +134,7 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
 
     Of each scenario the mean of its recorded draws counts, for as many as are planned. A record's
     seconds hold whatever it waited for: loading and the baseline's pass stand in the first one. A
-    calibration counts as it took then, with whatever it loaded.
+    calibration's measurements count as they took then, with whatever was loaded for them.
     """
     wanted = {
         (pair.name, scenario.name): len(suite.runs_of(pair, scenario))
@@ -152,7 +152,7 @@ def planned_time(suite: Suite, out: Path) -> PlannedTime:
         for model, measurements in calibrating.items():
             derived = RunDirectory(run).calibration_time(model)
             if derived is not None:
-                seconds += derived
+                seconds += derived * measurements
                 timed += measurements
         if timed:
             return PlannedTime(round(seconds, 3), timed, planned, run.name)

@@ -116,6 +116,20 @@ def test_a_changed_document_is_found_in_every_record(verify):
     assert all("data.digest, plan.data_digest" in message for _, message in paths.values())
 
 
+def test_what_the_suite_states_otherwise_is_a_note(verify, monkeypatch):
+    monkeypatch.setenv("INVARLOCK_SEQ_LEN", "40")
+    status, out, _ = verify()
+    assert status == 0
+    told = "drawn as the records state, and the suite states otherwise: seq_len"
+    assert f"DATA_OTHER_SETTINGS  note: {told}" in out
+
+
+def test_a_setting_that_is_no_word_is_refused(verify, monkeypatch):
+    monkeypatch.setenv("INVARLOCK_MODE", "bogus")
+    status, _, said = verify()
+    assert (status, "INVARLOCK_MODE" in said) == (2, True)
+
+
 def test_another_runs_salt_is_told_from_other_data(verify):
     status, out, _ = verify(salt=b"ab" * 32)
     assert status == 7
@@ -136,7 +150,9 @@ def test_one_record_with_hashes_of_its_own_is_not_about_the_salt(verify):
     status, out, _ = verify(other, more=["--json"])
     assert status == 7
     assert list(found(out)) == [RECORD]
-    assert found(out)[RECORD][1].endswith("differ: observations.window_hmacs")
+    assert found(out)[RECORD][1].endswith(
+        "differ: observations.window_hmacs, unless the salt of its run was not given"
+    )
 
 
 def test_of_several_salts_one_must_fit(verify, tmp_path):

@@ -193,7 +193,7 @@ def test_full_and_run_only_plan_every_scenario(mode: str, tmp_path: Path) -> Non
         assert whole.pop("calibrations") == [MISTRAL]
     assert plan == whole
     told = [note for note in suite.notes if "mode" in note]
-    limits = "mode run-only without a preset: judged by the tier's limits, not by the models' own"
+    limits = "mode run-only without a calibrated preset: judged by the tier's limits, not by the models' own"
     assert told == ([limits] if mode == "run-only" else [])
 
 
@@ -203,7 +203,7 @@ def test_limits_that_are_the_tiers_are_told_only_where_a_models_own_were_left_ou
 ) -> None:
     derived = load(tmp_path, f"calibration: {{runs: 2}}\nscenarios:\n{FAULT}", mode=mode)
     never = load(tmp_path, f"scenarios:\n{FAULT}", mode=mode)
-    told = f"mode {mode} without a preset: judged by the tier's limits, not by the models' own"
+    told = f"mode {mode} without a calibrated preset: judged by the tier's limits, not by the models' own"
     assert [told in suite.notes for suite in (derived, never)] == [True, False]
     assert told not in mode_notes(settings(mode=mode), without_preset=False)
 

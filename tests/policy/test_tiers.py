@@ -193,6 +193,26 @@ def test_differences_from_the_shipped_tier_are_all_told() -> None:
     assert shipped_differences(replace(plain, tier="mine")) is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ({"ratio_limit": 2.5}, "ratio_limit 2.5 is above catastrophic_ratio 2 of the tier"),
+        ({"catastrophic_ratio": 1.05}, "ratio_limit 1.1 of the tier is above catastrophic_ratio"),
+        (
+            {"ratio_limit": 4, "catastrophic_ratio": 3},
+            "ratio_limit 4 is above catastrophic_ratio 3",
+        ),
+    ],
+)
+def test_a_limit_that_accepts_what_is_catastrophic_is_refused(metric, told) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_policy({"primary_metric": metric}, Settings({}), {})
+    assert caught.value.code == "CATASTROPHIC_BELOW_LIMIT"
+    assert told in caught.value.cause
+    both = {"ratio_limit": 3, "catastrophic_ratio": 3}
+    assert build_policy({"primary_metric": both}, Settings({}), {}).primary_metric.ratio_limit == 3
+
+
 def test_a_policy_says_that_its_tier_came_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = read_text("tiers", "balanced.yaml").replace("name: balanced", OWN)

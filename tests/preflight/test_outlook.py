@@ -240,13 +240,13 @@ def test_a_calibration_is_planned_and_weighed(ahead: Any, suite_of: Any, tmp_pat
     time = planned_document(suite_of("builtin:llama", scenarios=scenarios), found, tmp_path)["time"]
     assert (time["seconds"], time["timed"]) == (3.0, 1)
     earlier.state.mkdir()
-    earlier.write_calibration_time("builtin:llama", 12.5)
+    earlier.write_calibration_time("builtin:llama", 2.5)
     assert (earlier.calibration_time("builtin:llama"), earlier.calibration_time("x")) == (
-        12.5,
+        2.5,
         None,
     )
     time = planned_document(suite_of("builtin:llama", scenarios=scenarios), found, tmp_path)["time"]
-    assert (time["seconds"], time["timed"]) == (15.5, 7)
+    assert (time["seconds"], time["timed"]) == (18.0, 7)
     time = planned_document(suite_of("builtin:llama"), without, tmp_path)["time"]
     assert (time["seconds"], time["timed"], time["planned"]) == (3.0, 1, 1)
     assert "  calibration 6 measurements, before any scenario" in planned_lines(document)
