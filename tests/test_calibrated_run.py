@@ -19,6 +19,7 @@ from pytest_invarlock.policy.calibrated_preset import META
 from pytest_invarlock.policy.settings import NEWEST, Settings
 from pytest_invarlock.policy.suite import Suite, load_suite_file
 from pytest_invarlock.resumption import Resumption
+from pytest_invarlock.run_directory import RunDirectory
 from pytest_invarlock.workbench import Workbench
 
 from .calibration.made import preset
@@ -178,6 +179,11 @@ def test_a_resumed_run_takes_over_a_preset_of_equal_inputs_and_no_other(lab: Lab
     assert lab.resumed(2) == (0, first, [])
     # That run took its preset over itself, and is continued all the same.
     assert lab.resumed(3) == (0, first, [])
+    # How long it took is known of the runs that took it over, too.
+    runs = map(RunDirectory, sorted(lab.out.glob("small-*")))
+    times = [run.calibration_time(lab.pair.name) for run in runs]
+    assert times == [times[0]] * 3
+    assert times[0] is not None
     for folder in lab.out.glob("small-*/state/preset_requests"):
         (path,) = folder.iterdir()
         stated = json.loads(path.read_text())
