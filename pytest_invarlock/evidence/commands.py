@@ -83,7 +83,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="SUITE",
-        help="file of the suite that was run: draw its windows again, and compare",
+        help="file or shipped name of the suite that was run: draw its windows again, and compare",
     )
     parser.add_argument(
         "--salt",

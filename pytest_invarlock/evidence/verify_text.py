@@ -8,6 +8,8 @@ from pytest_invarlock.evidence.findings import STAGES, Finding, Stage, VerifyRep
 from pytest_invarlock.evidence.plain_text import plain
 
 REPORT_FORMAT = "invarlock-verify-v1"
+OF_THE_DATA = frozenset({"DATA_MISMATCH", "DATA_UNCHECKED", "SALT_MISMATCH"})
+"""Errors that are about data at hand, found only once the pack itself is valid."""
 
 
 def report_lines(report: VerifyReport) -> list[str]:
@@ -74,6 +76,11 @@ def _outcome(report: VerifyReport) -> str:
     errors = {finding.code for finding in report.findings if finding.level == "error"}
     if errors == {"NO_TRUSTED_KEY"}:
         return f"NOT TRUSTED: intact, signed by {report.signer}, whom you did not name (exit 5)"
+    if errors and errors <= OF_THE_DATA:
+        status = int(report.exit_status)
+        return (
+            f"NOT SHOWN: the pack is valid; its windows are not shown to be these (exit {status})"
+        )
     if not report.ok:
         return f"INVALID: this evidence proves nothing (exit {int(report.exit_status)})"
     signed = f"signed by {report.signer}" if report.signer else "unsigned"

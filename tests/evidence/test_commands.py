@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_invarlock.cli import main
+from pytest_invarlock.evidence import verify_text
 from pytest_invarlock.evidence.findings import Finding, Stage
 from pytest_invarlock.evidence.keys import fingerprint, load_private_key, load_public_key
 
@@ -107,8 +108,8 @@ def test_a_crash_does_not_read_as_a_verdict(
     pack: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python ends with status 1 after a traceback; 1 means "valid, and the verdict is not PASS"."""
-    printing = "pytest_invarlock.evidence.verify_text.report_lines"
-    monkeypatch.setattr(printing, lambda report: {}["absent"])
+    # By the module, not its path: sessions in this process leave the package another one of it.
+    monkeypatch.setattr(verify_text, "report_lines", lambda report: {}["absent"])
     with pytest.raises(SystemExit) as caught:
         main(["verify", str(pack.path), "--expected-fingerprint", pack.fingerprint])
     assert caught.value.code == 70

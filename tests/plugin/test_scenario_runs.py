@@ -11,7 +11,8 @@ from pytest_invarlock.evidence.pack_schemas import check_schemas
 from pytest_invarlock.evidence.rederive import rederive_pack
 from pytest_invarlock.evidence.verify import VerifyOptions, verify_pack
 from pytest_invarlock.plan import Scenario
-from pytest_invarlock.scenario_clock import BASELINE, ScenarioClock
+from pytest_invarlock.policy.settings import SPECS
+from pytest_invarlock.scenario_clock import BASELINE, DEFAULT_SECONDS, ScenarioClock
 
 NOOP = "strictness: must_pass, edit: {name: noop}"
 RTN = "strictness: must_pass, edit: {name: quant_rtn, plan: {bitwidth: 8, group_size: 32}}"
@@ -131,6 +132,7 @@ def test_the_baselines_time_is_not_the_scenarios(monkeypatch):
     now[0] = 75.2
     with pytest.raises(MeasurementError, match=r"took 5\.1 s, its timeout is 5 s"):
         clock.check("subject")
+    assert SPECS["timeout"].default == str(DEFAULT_SECONDS)
     day = ScenarioClock(Scenario("c", subject="x"), _start=now[0])
     now[0] += 21_600
     day.check("subject")

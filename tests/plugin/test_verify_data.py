@@ -124,6 +124,19 @@ def test_what_the_suite_states_otherwise_is_a_note(verify, monkeypatch):
     assert f"DATA_OTHER_SETTINGS  note: {told}" in out
 
 
+def test_a_shipped_suite_is_named_and_its_data_are_others(verify):
+    status, out, _ = verify(more=["--data=demo", "--json"])
+    assert status == 7
+    assert {code for code, _ in found(out).values() if code != "DATA_OTHER_SETTINGS"} == {
+        "DATA_MISMATCH"
+    }
+
+
+def test_a_name_that_no_suite_has_is_a_missing_file(verify):
+    status, _, said = verify(more=["--data=dema"])
+    assert (status, "dema" in said) == (3, True)
+
+
 def test_a_setting_that_is_no_word_is_refused(verify, monkeypatch):
     monkeypatch.setenv("INVARLOCK_MODE", "bogus")
     status, _, said = verify()
@@ -135,7 +148,8 @@ def test_another_runs_salt_is_told_from_other_data(verify):
     assert status == 7
     assert "SALT_MISMATCH  no window's keyed hash agrees" in out
     assert "DATA_" not in out
-    assert "INVALID" in out
+    assert "INVALID" not in out
+    assert "NOT SHOWN: the pack is valid; its windows are not shown to be these (exit 7)" in out
 
 
 def test_with_other_data_nothing_is_said_of_the_salt(verify):
